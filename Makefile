@@ -1,0 +1,44 @@
+# Every target is also a CI step. PYTHON can be set: make demo PYTHON=/path/to/python3.11
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-full lint type benchmark clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: the pin takes the build that fits this machine, and nothing later pulls another one
+$(VENV)/.core: setup.py constraints.txt | $(BIN)/python
+	$(PIP) --upgrade pip "setuptools<81" wheel
+	$(PIP) torch==2.13.0
+	$(PIP) -e ".[mpi-wheel]"
+	touch $@
+
+$(VENV)/.all: $(VENV)/.core
+	$(PIP) -e ".[mpi-wheel,train,uma,dev]"
+	touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/promof screen demo --run runs/demo --ranks 2
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.all
+	$(BIN)/mypy
+
+test: lint type
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.all
+	$(BIN)/python -m pytest 2>&1 | tee docs/results/test-full.log
+
+benchmark: $(VENV)/.all
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info

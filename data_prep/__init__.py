@@ -1,0 +1,1 @@
+"""What must exist first: CIF -> blocks -> training shards, libraries, the reference set."""

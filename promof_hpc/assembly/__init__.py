@@ -1,0 +1,1 @@
+"""From building blocks and poses to a structure, and the gate that judges it."""

@@ -1,0 +1,1 @@
+"""Building blocks: bonds, bond orders, decomposition, SMILES sequences, conformers, validity."""

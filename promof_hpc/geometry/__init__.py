@@ -1,0 +1,1 @@
+"""Rotations, torsions, lattices and nets, as plain array functions."""

@@ -1,0 +1,1 @@
+"""Potentials, relaxation, energies and pores; `evaluate` is the one door."""

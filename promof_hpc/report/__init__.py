@@ -1,0 +1,1 @@
+"""One self-contained HTML page, its figures, and progress for people."""

@@ -1,0 +1,1 @@
+"""Libraries of structures in, a table of typed rows out."""

@@ -1,0 +1,1 @@
+"""The run directory is the ledger: write-once shards, claims, the folded budget."""

@@ -1,0 +1,54 @@
+"""Packages, the command `promof`, and the extras: `[train]`, `[uma]`, `[mpi-wheel]`, `[dev]`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "numpy>=2.0",
+    "scipy",
+    "torch==2.13.0",
+    "ase",
+    "pymatgen",
+    "spglib",
+    "gemmi",
+    "rdkit",
+    "h5py",
+    "numba",
+    "matscipy",
+    "pandas",
+    "pyarrow",
+    "pydantic>=2",
+    "PyYAML",
+    "typer",
+    "rich",
+    "plotly",
+    "psutil",
+    "sevenn",
+    "chgnet",
+    "core-mof",
+    "mpi4py",
+    "submitit",
+    "average-minimum-distance",
+]
+EXTRAS = {
+    "train": ["deepspeed"],
+    "uma": ["fairchem-core"],
+    "mpi-wheel": ["mpich"],
+    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "pyzeo", "types-PyYAML"],
+}
+setup(
+    name="promof-hpc",
+    version="0.1.0",
+    description="Design and screen metal-organic frameworks on Slurm clusters",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
+    include_package_data=True,
+    package_data={"promof_hpc": ["configs/*", "data/**/*", "report/assets/*"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["promof=hpc.cli:main"]},
+)
