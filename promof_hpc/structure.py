@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,12 +96,12 @@ def primitive(structure: Structure, symprec_ang: float = 1e-3) -> Structure:
     """
     import spglib
 
-    cell = (structure.cell, structure.fractional, structure.numbers)
+    cell: Any = (structure.cell, structure.fractional, structure.numbers)
     found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec_ang)
     if found is None or len(found[2]) >= len(structure):
         return structure
-    lattice, fractional, numbers = found
-    return Structure(np.asarray(numbers, np.int32), fractional @ lattice, np.asarray(lattice, np.float64))
+    lattice, fractional, numbers = (np.asarray(part) for part in found)
+    return Structure(numbers.astype(np.int32), fractional @ lattice, lattice.astype(np.float64))
 
 
 def canonical(structure: Structure) -> Structure:
@@ -125,9 +125,7 @@ def canonical(structure: Structure) -> Structure:
     assert best is not None  # the identity is always among the bases
     upright = _lower_triangular(best[1])
     cell = np.round(upright, POSITION_DECIMALS)
-    return Structure(
-        np.asarray(structure.numbers, np.int32), np.round(best[2] @ upright, POSITION_DECIMALS), cell
-    )
+    return Structure(np.asarray(structure.numbers, np.int32), np.round(best[2] @ upright, POSITION_DECIMALS), cell)
 
 
 def _wrap(fractional: np.ndarray) -> np.ndarray:
@@ -161,5 +159,5 @@ def _equivalent_bases(lattice: np.ndarray) -> list[np.ndarray]:
 
 def _lower_triangular(lattice: np.ndarray) -> np.ndarray:
     """The right-handed `lattice` rotated so that a lies along x and b in the xy plane."""
-    q, r = np.linalg.qr(lattice.T)
+    _, r = np.linalg.qr(lattice.T)
     return (r * np.sign(np.diag(r))[:, None]).T

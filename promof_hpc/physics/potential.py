@@ -62,9 +62,7 @@ class Potential(Protocol):
 NAMES = ("sevennet-0", "chgnet-0.3.0", "uma", "lennard-jones")
 
 
-def load_potential(
-    name: str, *, weights: Path | None = None, task: str = "omat", device: str = "cpu"
-) -> Potential:
+def load_potential(name: str, *, weights: Path | None = None, task: str = "omat", device: str = "cpu") -> Potential:
     """The registered potential `name`, ready to compute.
 
     Args:

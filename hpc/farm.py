@@ -1,0 +1,287 @@
+"""The farm: MPI ranks that deal themselves the batches of a run, evaluate them and commit result shards.
+
+`mpiexec -n R python -m hpc.farm RUN`. Rank 0 deals from a thread, largest batches first, and works like every
+other rank. Ranks meet the rest of the product only in the run directory, and stay until there is nothing left
+to do, somebody asks them to stop, or (resident) they have been idle for too long.
+
+Messages: a worker asks (NEXT), reports (DONE, DROPPED) or says that it is alive (BEAT); the dealer answers with
+a batch name, WAIT or LEAVE. All waiting is by polling with short sleeps: MPI's own blocking calls burn a core.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hpc.worker import Dropped, Worker
+from promof_hpc.config import FarmSettings
+from promof_hpc.errors import PromofError
+from promof_hpc.store.budget import BatchPlan, batches_of
+from promof_hpc.store.claims import Owner, claim, release, renew, suspect, suspects
+from promof_hpc.store.events import EventLog
+from promof_hpc.store.run_dir import RunDir, read_round, stop_requested
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+log = logging.getLogger("promof.farm")
+POLL_S = 0.005
+SCAN_S = 1.0
+TRIPWIRE_WINDOW = 50
+WAIT, LEAVE = "", None
+
+
+class Tag(IntEnum):
+    """What a message is about."""
+
+    NEXT = 1
+    DONE = 2
+    DROPPED = 3
+    BEAT = 4
+
+
+@dataclass
+class Dealer:
+    """Deals batches largest first; runs in a thread of rank 0 and is the only one to look for work.
+
+    Attributes:
+        resident_s: seconds without work after which the ranks leave; 0: as soon as nothing is left to do.
+    """
+
+    run: RunDir
+    settings: FarmSettings
+    owner: Owner
+    comm: MPI.Comm
+    answers: MPI.Comm
+    resident_s: float = 0.0
+    in_hand: dict[str, int] = field(default_factory=dict)
+    heard: dict[int, float] = field(default_factory=dict)
+    waiting: list[BatchPlan] = field(default_factory=list)
+    rounds: dict[int, list[BatchPlan]] = field(default_factory=dict)
+    outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=TRIPWIRE_WINDOW))
+    draining: str = ""
+    idle_since: float = field(default_factory=time.monotonic)
+    left: int = 0
+
+    def serve(self) -> None:
+        """Answer the ranks until all of them have left."""
+        from mpi4py import MPI
+
+        scanned, status = -SCAN_S, MPI.Status()
+        while self.left < self.comm.size:
+            if time.monotonic() - scanned > SCAN_S:
+                scanned = time.monotonic()
+                self._look_around()
+            if not self.comm.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+                time.sleep(POLL_S)
+                continue
+            self._take(self.comm.recv(source=status.Get_source(), tag=status.Get_tag()), status)
+
+    def _take(self, message: Any, status: MPI.Status) -> None:
+        rank, tag = status.Get_source(), status.Get_tag()
+        self.heard[rank] = time.monotonic()
+        if tag == Tag.NEXT:
+            answer = self._next()
+            if answer is LEAVE:
+                self.left += 1
+            elif answer != WAIT:
+                self.in_hand[answer] = rank
+            self.answers.send((answer, bool(answer) and answer in suspects(self.run)), dest=rank)
+        elif tag in (Tag.DONE, Tag.DROPPED):
+            batch, bad = message
+            self.in_hand.pop(batch, None)
+            release(self.run, batch)
+            self.outcomes.extend(bad)
+            self.idle_since = time.monotonic()
+
+    def _next(self) -> str | None:
+        """The next batch for whoever asks, WAIT, or LEAVE."""
+        if self.draining:
+            return LEAVE
+        while self.waiting:
+            plan = self.waiting.pop(0)
+            if plan.name in self.run.committed(int(plan.name.split("-")[0])):
+                continue
+            if claim(self.run, plan.name, self.owner, self.settings.claim_expiry_s):
+                return plan.name
+        if self.in_hand or self._others_at_work():
+            return WAIT  # a suspect may come back, another job may die: stay until all is committed
+        if time.monotonic() - self.idle_since >= self.resident_s:
+            return LEAVE
+        return WAIT
+
+    def _others_at_work(self) -> bool:
+        return any(
+            plan.name not in committed
+            for number, plans in self.rounds.items()
+            for committed in [set(self.run.committed(number))]
+            for plan in plans
+        )
+
+    def _look_around(self) -> None:
+        """New rounds, requests to stop, hung ranks, the tripwire; renew what is in hand."""
+        renew(self.run, list(self.in_hand))
+        for number in self.run.round_numbers():
+            if number not in self.rounds:
+                self.rounds[number] = batches_of(read_round(self.run, number), number)
+        open_batches = []
+        for number, plans in self.rounds.items():
+            committed = set(self.run.committed(number))
+            open_batches += [p for p in plans if p.name not in committed and p.name not in self.in_hand]
+        # earlier rounds first: somebody waits for them; within a round the largest first
+        self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name))
+        if not self.draining:
+            self.draining = self._why_drain()
+            if self.draining:
+                log.info("stopping: %s", self.draining)
+        hung = [(b, r) for b, r in self.in_hand.items() if time.monotonic() - self.heard[r] > self.settings.hang_s]
+        for batch, rank in hung:
+            suspect(self.run, batch, f"rank {rank} hung for {self.settings.hang_s:.0f} s")
+            log.error("rank %d has not taken a step for %.0f s; ending the farm", rank, self.settings.hang_s)
+        if hung:
+            self.comm.Abort(1)
+
+    def _why_drain(self) -> str:
+        if stop_signal.is_set():
+            return "signal received"
+        if stop_requested(self.run):
+            return "STOP file in the run directory"
+        if launcher_gone():
+            return "the process that started the farm is gone"
+        if len(self.outcomes) == TRIPWIRE_WINDOW and sum(self.outcomes) > TRIPWIRE_WINDOW / 2:
+            return f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash"
+        return ""
+
+
+stop_signal = threading.Event()
+
+
+def launcher_gone() -> bool:
+    """Whether the local command that started this farm has died (a farm under Slurm has none)."""
+    launcher = os.environ.get("PROMOF_LAUNCHER")
+    return launcher is not None and not Path(f"/proc/{launcher}").exists()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    stop_signal.set()
+
+
+def _ask(comm: MPI.Comm, tag: Tag, message: Any) -> None:
+    comm.send(message, dest=0, tag=tag)
+
+
+def _answer(answers: MPI.Comm) -> tuple[str | None, bool]:
+    while not answers.iprobe(source=0):
+        time.sleep(POLL_S)
+    answer: tuple[str | None, bool] = answers.recv(source=0)
+    return answer
+
+
+class Heart:
+    """Tells the dealer that its rank lives, and ends the batch in hand once a drain has taken too long."""
+
+    def __init__(self, comm: MPI.Comm, run: RunDir, drain_s: float):
+        self._comm, self._run, self._drain_s = comm, run, drain_s
+        self._beat = self._looked = 0.0
+        self._drop_at: float | None = None
+
+    def __call__(self) -> None:
+        """Called before every call of the potential."""
+        now = time.monotonic()
+        if now - self._beat > 5.0:
+            self._beat = now
+            _ask(self._comm, Tag.BEAT, None)
+        if self._drop_at is None and now - self._looked > SCAN_S:
+            self._looked = now
+            if launcher_gone():
+                self._drop_at = now
+            elif stop_signal.is_set() or stop_requested(self._run):
+                self._drop_at = now + self._drain_s
+        if self._drop_at is not None and now >= self._drop_at:
+            raise Dropped
+
+
+def main(run_path: str, resident_s: float = 0.0) -> int:
+    """One rank of the farm; returns its exit code (0: all ranks left together)."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import mpi4py
+
+    mpi4py.rc.thread_level = "multiple"
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    answers = comm.Dup()  # a channel of its own, so that rank 0's dealer never takes rank 0's answer for a request
+    local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).rank
+    logging.basicConfig(format=f"%(asctime)s rank {comm.rank} %(levelname)s %(message)s", level=logging.INFO)
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE and comm.size > 1:
+        log.error("this MPI has no MPI_THREAD_MULTIPLE, which the dealer needs; use another MPI or one rank")
+        comm.Abort(1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, _on_signal)
+    run = RunDir.open(Path(run_path))
+    worker = Worker.load(run, comm.rank, local_rank)
+    settings = worker.config.farm
+    dealer_thread = None
+    if comm.rank == 0:
+        dealer = Dealer(run, settings, Owner.here(), comm, answers, resident_s)
+        dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
+        dealer_thread.start()
+    _work(comm, answers, worker, Heart(comm, run, settings.drain_s))
+    if dealer_thread is not None:
+        dealer_thread.join()
+    comm.Barrier()
+    return 0
+
+
+def _serve(dealer: Dealer) -> None:
+    try:
+        dealer.serve()
+    except BaseException:
+        log.exception("the dealer failed")
+        dealer.comm.Abort(1)
+
+
+def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, heart: Heart) -> None:
+    events = EventLog(worker.run, f"{worker.owner.job}-rank{comm.rank:04d}")
+    events.write("ready", rank=comm.rank, host=worker.owner.host)
+    while True:
+        _ask(comm, Tag.NEXT, None)
+        batch, is_suspect = _answer(answers)
+        if batch is LEAVE:
+            events.write("leave", rank=comm.rank)
+            return
+        if batch == WAIT:
+            time.sleep(0.1)
+            continue
+        begin = time.time()
+        try:
+            rows = worker.evaluate_suspect(batch, heart) if is_suspect else worker.evaluate(batch, heart)
+            committed = worker.commit(batch, rows)
+        except Dropped:
+            _ask(comm, Tag.DROPPED, (batch, []))
+            events.write("dropped", rank=comm.rank, batch=batch)
+            continue
+        except PromofError as error:
+            log.error("%s", error)
+            events.write("failed", rank=comm.rank, batch=batch, why=str(error))
+            comm.Abort(1)
+            raise
+        events.write(
+            "batch", rank=comm.rank, host=worker.owner.host, batch=batch, start_s=round(begin, 3),
+            end_s=round(time.time(), 3), structures=len(rows), committed=committed,
+        )  # fmt: skip
+        _ask(comm, Tag.DONE, (batch, worker.tripwire(rows)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))

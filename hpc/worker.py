@@ -1,0 +1,201 @@
+"""One rank's work on a batch: evaluate it, or, under suspicion, one structure at a time in a child process."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from promof_hpc.config import EvaluationSettings, FarmSettings, ScreenConfig, load_config
+from promof_hpc.errors import PromofError
+from promof_hpc.physics.evaluate import crashed, evaluate
+from promof_hpc.physics.potential import Potential, load_potential
+from promof_hpc.store.budget import batches_of
+from promof_hpc.store.candidates import read_structures
+from promof_hpc.store.claims import Owner
+from promof_hpc.store.results import result_shard
+from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.schema import TRIPWIRE, Candidate, Evaluation, Outcome
+from promof_hpc.store.shard import write_shard
+
+log = logging.getLogger("promof.worker")
+DEATHS_TO_CONVICT = 3
+Heartbeat = Callable[[], None]
+
+
+class Dropped(BaseException):
+    """The batch in hand is given up without a result; not an Exception, so that nothing takes it for a failure."""
+
+
+@dataclass
+class Worker:
+    """A rank with its potential loaded once.
+
+    Attributes:
+        run: the run it works for.
+        config: the run's configuration.
+        potential: ready to compute, on this rank's device.
+        rank: MPI rank.
+    """
+
+    run: RunDir
+    config: ScreenConfig
+    potential: Potential
+    owner: Owner
+    rank: int
+
+    @classmethod
+    def load(cls, run: RunDir, rank: int, local_rank: int = 0) -> Worker:
+        """Read the run's configuration and load its potential.
+
+        Raises:
+            PromofError: the weights are not those that the run began with.
+        """
+        config = load_config(ScreenConfig, run.config)
+        potential = load_run_potential(run, config.evaluation, local_rank)
+        return cls(run, config, potential, Owner.here(), rank)
+
+    def evaluate(self, batch: str, heartbeat: Heartbeat) -> list[Evaluation]:
+        """All members of a batch, together."""
+        return evaluate(self._members(batch), self.config.evaluation, self.potential, heartbeat)
+
+    def evaluate_suspect(self, batch: str, heartbeat: Heartbeat) -> list[Evaluation]:
+        """The members one by one in a child process; three deaths of the child convict a structure."""
+        with Child(self.run, self.config.farm) as child:
+            return [child.evaluate(candidate, heartbeat) for candidate in self._members(batch)]
+
+    def commit(self, batch: str, evaluations: list[Evaluation]) -> bool:
+        """Publish the result shard of a batch; False if somebody else was first."""
+        for evaluation in evaluations:
+            evaluation.row.rank, evaluation.row.host = self.rank, self.owner.host
+        made_with = {
+            "settings_sha256": self.config.evaluation.digest(),
+            "potential": self.potential.id,
+            "weights_sha256": self.potential.weights_sha256,
+        }
+        return write_shard(self.run.result(batch), result_shard(evaluations, batch, made_with))
+
+    def tripwire(self, evaluations: list[Evaluation]) -> list[bool]:
+        """For each charged row, whether it ended in a way that no chemistry explains."""
+        return [e.row.outcome in TRIPWIRE for e in evaluations if e.row.charged]
+
+    def _members(self, batch: str) -> list[Candidate]:
+        number = int(batch.split("-")[0])
+        shard = read_round(self.run, number)
+        plan = next(p for p in batches_of(shard, number) if p.name == batch)
+        return read_structures(shard, plan.members)
+
+
+def load_run_potential(run: RunDir, settings: EvaluationSettings, local_rank: int = 0) -> Potential:
+    """The potential of a run, checked against the weights digest that the run was begun with."""
+    chosen = settings.potential
+    device = f"cuda:{local_rank}" if chosen.device == "cuda" else chosen.device
+    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
+    begun_with = run.provenance_record()["potential"]["weights_sha256"]
+    if potential.weights_sha256 != begun_with:
+        raise PromofError(
+            f"{run.path} was begun with {chosen.name} weights {begun_with[:12]}…, now they are "
+            f"{potential.weights_sha256[:12]}…; energies of different weights are never mixed: start a new run."
+        )
+    return potential
+
+
+class Child:
+    """A child process that evaluates one structure at a time, started again after each death."""
+
+    def __init__(self, run: RunDir, settings: FarmSettings):
+        self._run, self._settings = run, settings
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._kill()
+
+    def evaluate(self, candidate: Candidate, heartbeat: Heartbeat) -> Evaluation:
+        """The evaluation of one structure, or its conviction.
+
+        Only deaths that this living parent saw count: after a preemption the count starts anew.
+        """
+        for _ in range(DEATHS_TO_CONVICT):
+            pipe = self._start()
+            pipe.send(candidate)
+            answer = self._wait(pipe, heartbeat)
+            if answer is not None:
+                return answer
+            code = self._process.exitcode if self._process else None
+            if code is None:  # it hangs
+                self._kill()
+                return crashed(candidate, f"no step in {self._settings.hang_s:.0f} s", Outcome.TIMED_OUT)
+            log.warning("the child died (exit code %s) on %s", code, candidate.evaluation_id)
+            self._kill()
+        return crashed(candidate, f"its process died {DEATHS_TO_CONVICT} times (exit code {code})")
+
+    def _start(self) -> Connection:
+        if self._process is None or self._pipe is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            with _without_mpi_environment():
+                self._process = context.Process(target=_child_main, args=(str(self._run.path), theirs), daemon=True)
+                self._process.start()
+            theirs.close()
+        return self._pipe
+
+    def _wait(self, pipe: Connection, heartbeat: Heartbeat) -> Evaluation | None:
+        """The answer; None if the child died, or has been silent for `hang_s`."""
+        heard = time.monotonic()
+        while time.monotonic() - heard < self._settings.hang_s:
+            heartbeat()
+            try:
+                if pipe.poll(0.5):
+                    message = pipe.recv()
+                    if isinstance(message, Evaluation):
+                        return message
+                    heard = time.monotonic()
+            except (EOFError, OSError):
+                if self._process is not None:
+                    self._process.join(10)
+                return None
+        return None
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(10)
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+def _child_main(run_path: str, pipe: Connection) -> None:
+    """Evaluate what comes through the pipe; a message other than an answer only says that a step was taken."""
+    run = RunDir.open(Path(run_path))
+    settings = load_config(ScreenConfig, run.config).evaluation
+    potential = load_run_potential(run, settings)
+    try:
+        while True:
+            candidate = pipe.recv()
+            pipe.send(evaluate([candidate], settings, potential, lambda: pipe.send("step"))[0])
+    except (EOFError, BrokenPipeError):
+        return
+
+
+class _without_mpi_environment:  # noqa: N801, a context manager reads like a function
+    """Hide what an MPI launcher or Slurm set, so that a child does not take itself for a rank."""
+
+    PREFIXES = ("PMI", "PMIX", "OMPI_", "MPI_", "HYDRA", "SLURM_", "PALS_")
+
+    def __enter__(self) -> None:
+        self._hidden = {k: v for k, v in os.environ.items() if k.startswith(self.PREFIXES)}
+        for name in self._hidden:
+            del os.environ[name]
+
+    def __exit__(self, *exc: object) -> None:
+        os.environ.update(self._hidden)

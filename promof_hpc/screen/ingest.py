@@ -1,0 +1,163 @@
+"""From a library to candidate shards: read or refuse every entry, drop exact duplicates, cut the batches.
+
+The library is taken in chunks, one round a chunk. A round is published whole or not at all, so a killed ingest
+goes on with the first chunk that has no round; the entry list is fixed by the run's first look at the library.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from promof_hpc.config import EvaluationSettings, FarmSettings, ReadSettings, ScreenConfig
+from promof_hpc.errors import Refused, UsageError
+from promof_hpc.physics.evaluate import evaluation_id
+from promof_hpc.physics.potential import Potential
+from promof_hpc.screen.library import Entry as LibraryEntry
+from promof_hpc.screen.library import Library, scan
+from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
+from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.schema import Candidate
+from promof_hpc.store.shard import list_names, publish_text, write_shard
+from promof_hpc.structure import Structure
+
+CHUNK = 2048  # entries a round
+Reading = tuple[str, Structure | None, str, str]  # name, structure or None, refusal, detail
+
+
+def choose_entries(library: Library, settings: ReadSettings) -> list[LibraryEntry]:
+    """The entries that a run takes: all, those named in a file, or so many drawn with the seed.
+
+    Raises:
+        UsageError: a name in the file is not in the library.
+    """
+    entries = list(library.entries)
+    if settings.names is not None:
+        wanted = [line.strip() for line in settings.names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        by_name = {e.name: e for e in entries}
+        missing = [name for name in wanted if name not in by_name]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} of {len(wanted)} names in {settings.names} are not in {library.name}, "
+                f"the first is '{missing[0]}'; names look like '{entries[0].name}'."
+            )
+        entries = [by_name[name] for name in dict.fromkeys(wanted)]
+    if settings.limit is not None and settings.limit < len(entries):
+        chosen = random.Random(settings.seed).sample(range(len(entries)), settings.limit)
+        entries = [entries[k] for k in sorted(chosen)]
+    return entries
+
+
+def ingest(
+    run: RunDir, config: ScreenConfig, potential: Potential, tick: Callable[[int, int], None], workers: int = 1
+) -> None:
+    """Publish the candidate shards of every chunk that has none yet.
+
+    Args:
+        tick: called with entries read and entries in all.
+        workers: processes that read.
+
+    Raises:
+        UsageError: the library cannot be used, or is not the one that the run began with.
+    """
+    if "ingested.json" in list_names(run.path):
+        return
+    entries = choose_entries(scan(config.library), config.read)
+    _same_library(run, [e.name for e in entries])
+    seen, room = _already_taken(run), config.budget
+    if room is not None:
+        room -= len(seen)
+    for number, start in enumerate(range(0, len(entries), CHUNK)):
+        if number in run.round_numbers():
+            continue
+        chunk = entries[start : start + CHUNK]
+        readings = _read_all(chunk, config.read, workers, lambda done, start=start: tick(start + done, len(entries)))
+        candidates, rows = _take(readings, seen, room, potential, config.evaluation)
+        batches = _cut(candidates, config.farm)
+        run.make_round(number)
+        write_shard(run.candidates(number), candidate_shard(candidates, batches, rows, {"library": config.library}))
+        room = None if room is None else room - len(candidates)
+    publish_text(run.path / "ingested.json", json.dumps({"entries": len(entries)}))
+
+
+def _same_library(run: RunDir, names: Sequence[str]) -> None:
+    """Fix the list of names at the first look; later looks must find the same."""
+    path = run.path / "entries.json"
+    if publish_text(path, json.dumps(list(names))):
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != list(names):
+        changed = set(before) ^ set(names)
+        raise UsageError(
+            f"The library has changed since {run.path} began ({len(changed)} entries differ, for instance "
+            f"'{sorted(changed)[0] if changed else names[0]}'); put it back, or screen it under another --run."
+        )
+
+
+def _already_taken(run: RunDir) -> set[str]:
+    return {str(e) for n in run.round_numbers() for e in read_round(run, n).arrays["evaluation_id"]}
+
+
+def _read_all(
+    chunk: Sequence[LibraryEntry], settings: ReadSettings, workers: int, tick: Callable[[int], None]
+) -> list[Reading]:
+    """Read entries in order; a pool where it pays."""
+    jobs = [(entry, settings) for entry in chunk]
+    if workers <= 1 or len(chunk) < 32:
+        return _collect(map(_read_one, jobs), tick)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return _collect(pool.map(_read_one, jobs, chunksize=16), tick)
+
+
+def _collect(results: Iterable[Reading], tick: Callable[[int], None]) -> list[Reading]:
+    collected = []
+    for result in results:
+        collected.append(result)
+        tick(len(collected))
+    return collected
+
+
+def _read_one(job: tuple[LibraryEntry, ReadSettings]) -> Reading:
+    """Read one entry; every failure is a typed refusal."""
+    entry, settings = job
+    try:
+        structure = entry.read(primitive=settings.primitive)
+        if len(structure) > settings.max_atoms:
+            return entry.name, None, "too_large", f"{len(structure)} atoms in the cell, read.max_atoms is {settings.max_atoms}"
+        return entry.name, structure, "", ""
+    except Refused as refusal:
+        return entry.name, None, str(refusal.reason), refusal.detail
+    except Exception as error:
+        return entry.name, None, "unreadable", f"{type(error).__name__}: {error}"
+
+
+def _take(
+    readings: Sequence[Reading],
+    seen: set[str],
+    room: int | None,
+    potential: Potential,
+    settings: EvaluationSettings,
+) -> tuple[list[Candidate], list[Entry]]:
+    """New structures as candidates and a row for every entry; exact duplicates share one evaluation."""
+    candidates: list[Candidate] = []
+    entries = []
+    for name, structure, refusal, detail in readings:
+        if structure is None:
+            entries.append(Entry(name, "", refusal, detail))
+            continue
+        key = evaluation_id(structure, potential, settings)
+        if key not in seen:
+            if room is not None and len(candidates) >= room:
+                entries.append(Entry(name, "", "over_budget", "the budget was used up before this entry"))
+                continue
+            seen.add(key)
+            candidates.append(Candidate(key, structure))
+        entries.append(Entry(name, key))
+    return candidates, entries
+
+
+def _cut(candidates: Sequence[Candidate], farm: FarmSettings) -> list[list[int]]:
+    return cut_batches([len(c.structure) for c in candidates], farm.batch_structures, farm.batch_atoms)

@@ -1,0 +1,163 @@
+"""Every path of a run, in one place; nothing else in the product builds a path inside a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.store.shard import Shard, list_names, publish_text, read_shard
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory: the ledger of one campaign or screening."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> RunDir:
+        """Make the folders of a new run; existing ones stay as they are.
+
+        Raises:
+            PromofError: the place cannot be written.
+        """
+        run = cls(path.absolute())
+        try:
+            for folder in (run.rounds, run.claims, run.suspects, run.events, run.logs, run.report):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PromofError(
+                f"Cannot make the run directory {path}: {error.strerror}; choose another with --run."
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run.
+
+        Raises:
+            UsageError: there is none at `path`.
+        """
+        run = cls(path.absolute())
+        if "config.yaml" not in list_names(run.path):
+            raise UsageError(
+                f"{path} is not a run directory (no config.yaml in it); `promof screen` or `promof evaluate` makes one."
+            )
+        return run
+
+    @property
+    def config(self) -> Path:
+        """Resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, potential, weights digest, library, command."""
+        return self.path / "provenance.json"
+
+    @property
+    def rounds(self) -> Path:
+        """One folder a round."""
+        return self.path / "rounds"
+
+    @property
+    def claims(self) -> Path:
+        """Who is at work on which batch."""
+        return self.path / "claims"
+
+    @property
+    def suspects(self) -> Path:
+        """Batches that somebody died on."""
+        return self.path / "suspects"
+
+    @property
+    def events(self) -> Path:
+        """One JSON-lines file a writer."""
+        return self.path / "events"
+
+    @property
+    def report(self) -> Path:
+        """The HTML page and the tables."""
+        return self.path / "report"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes of the run printed."""
+        return self.path / "logs"
+
+    @property
+    def stop(self) -> Path:
+        """While this file is there, nobody starts a batch."""
+        return self.path / "STOP"
+
+    @property
+    def lease(self) -> Path:
+        """Who leads the run."""
+        return self.path / "lease.json"
+
+    def round(self, number: int) -> Path:
+        """Folder of one round."""
+        return self.rounds / f"{number:05d}"
+
+    def candidates(self, number: int) -> Path:
+        """What the round proposes, with its batches."""
+        return self.round(number) / "candidates.h5"
+
+    def results(self, number: int) -> Path:
+        """Folder of the round's result shards, one a batch."""
+        return self.round(number) / "results"
+
+    def sealed(self, number: int) -> Path:
+        """The result shards that the round ended with."""
+        return self.round(number) / "sealed.json"
+
+    def result(self, batch: str) -> Path:
+        """Result shard of a batch named like `00017-00003` (round, place in the round)."""
+        return self.results(int(batch.split("-")[0])) / f"{batch}.h5"
+
+    def make_round(self, number: int) -> None:
+        """Make the round's folders."""
+        self.results(number).mkdir(parents=True, exist_ok=True)
+
+    def round_numbers(self) -> list[int]:
+        """Rounds that have candidates, ascending."""
+        return [int(n) for n in list_names(self.rounds) if "candidates.h5" in list_names(self.rounds / n)]
+
+    def committed(self, number: int) -> list[str]:
+        """Names of the batches of a round that have a result shard."""
+        return [n.removesuffix(".h5") for n in list_names(self.results(number), ".h5")]
+
+    def provenance_record(self) -> dict[str, Any]:
+        """What `provenance.json` says."""
+        record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
+        return record
+
+
+def seal(run: RunDir, number: int) -> bool:
+    """Fix which result shards a round ended with: names and content digests, published if absent."""
+    content = {name: read_shard(run.result(name)).digest() for name in run.committed(number)}
+    return publish_text(run.sealed(number), json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_round(run: RunDir, number: int) -> Shard:
+    """The candidates of a round."""
+    return read_shard(run.candidates(number))
+
+
+def request_stop(run: RunDir, why: str) -> None:
+    """Ask every job of the run to stop at the next safe point."""
+    run.stop.write_text(why + "\n", encoding="utf-8")
+
+
+def clear_stop(run: RunDir) -> None:
+    """Take back a request to stop."""
+    run.stop.unlink(missing_ok=True)
+
+
+def stop_requested(run: RunDir) -> bool:
+    """Whether somebody asked the run to stop."""
+    return os.path.basename(run.stop) in list_names(run.path)
