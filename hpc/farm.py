@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from hpc.exit_codes import CANNOT_GO_ON
 from hpc.worker import Dropped, Worker
 from promof_hpc.config import FarmSettings
 from promof_hpc.errors import PromofError
@@ -274,7 +275,7 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, heart: Heart) -> No
         except PromofError as error:
             log.error("%s", error)
             events.write("failed", rank=comm.rank, batch=batch, why=str(error))
-            comm.Abort(1)
+            comm.Abort(CANNOT_GO_ON)
             raise
         events.write(
             "batch", rank=comm.rank, host=worker.owner.host, batch=batch, start_s=round(begin, 3),

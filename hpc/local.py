@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpc.exit_codes import CANNOT_GO_ON, DONE, INCOMPLETE, STOPPED
 from promof_hpc.errors import PromofError
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import Owner, release_lease, renew_lease, take_lease
+from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop, stop_requested
 
-DONE, INCOMPLETE, STOPPED = 0, 3, 75  # exit codes of commands, see README
 MAX_DEATHS_WITHOUT_PROGRESS = 10
 
 
@@ -47,6 +48,8 @@ def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None], claim_expi
                 f"see the newest file in {run.logs}, then run `promof resume {run.path}`."
             )
         code = _watch(start_farm(run, ranks), run, tick)
+        if code == CANNOT_GO_ON:
+            raise PromofError(_why_failed(run))
         if code == 0 and not fold(run, None).finished:
             return STOPPED if stop_requested(run) else INCOMPLETE
 
@@ -102,6 +105,12 @@ def _watch(process: subprocess.Popen[bytes], run: RunDir, tick: Callable[[], Non
         raise
     tick()
     return process.returncode
+
+
+def _why_failed(run: RunDir) -> str:
+    failures = [e for e in read_events(run) if e["event"] == "failed"]
+    latest = max(failures, key=lambda e: e["time_s"], default=None)
+    return str(latest["why"]) if latest else f"A rank could not go on (is the disk full?); see {run.logs}."
 
 
 def _mpiexec() -> str:

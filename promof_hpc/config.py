@@ -101,7 +101,7 @@ class PotentialSettings(_Section):
     """Which potential judges."""
 
     name: str = "sevennet-0"
-    """sevennet-0 and chgnet-0.3.0 carry their weights in a wheel; uma needs `weights`; lennard-jones is for tests."""
+    """sevennet-0 and chgnet-0.3.0 carry their weights in a wheel; uma needs `weights`; lennard-jones is for tests; module:Class is your own."""
     weights: Annotated[Path | None, Optional_] = None
     """Checkpoint file of uma, on a file system that compute nodes see."""
     task: Literal["omat", "odac", "omol", "omc", "oc20"] = "omat"
@@ -112,7 +112,7 @@ class PotentialSettings(_Section):
     @field_validator("name")
     @classmethod
     def _registered(cls, name: str) -> str:
-        if name not in POTENTIALS:
+        if name not in POTENTIALS and ":" not in name:
             raise ValueError(f"unknown potential '{name}'{_nearest(name, POTENTIALS)}; known: {', '.join(POTENTIALS)}")
         return name
 

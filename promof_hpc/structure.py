@@ -89,7 +89,7 @@ class Structure:
 
 
 def primitive(structure: Structure, symprec_ang: float = 1e-3) -> Structure:
-    """The primitive cell of the same crystal, atoms where they are (nothing is idealised or symmetrised).
+    """The primitive cell of the same crystal; atoms move by less than `symprec_ang`, nothing is symmetrised.
 
     Args:
         symprec_ang: distance in Å within which two translated atoms count as the same.
@@ -97,7 +97,11 @@ def primitive(structure: Structure, symprec_ang: float = 1e-3) -> Structure:
     import spglib
 
     cell: Any = (structure.cell, structure.fractional, structure.numbers)
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec_ang)
+    spglib.error.OLD_ERROR_HANDLING = False
+    try:
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec_ang)
+    except spglib.error.SpglibError:
+        return structure
     if found is None or len(found[2]) >= len(structure):
         return structure
     lattice, fractional, numbers = (np.asarray(part) for part in found)
@@ -113,8 +117,11 @@ def canonical(structure: Structure) -> Structure:
     """
     import spglib
 
-    reduced = spglib.niggli_reduce(structure.cell, eps=1e-6)
-    lattice = np.asarray(reduced if reduced is not None else structure.cell, np.float64)
+    spglib.error.OLD_ERROR_HANDLING = False
+    try:
+        lattice = np.asarray(spglib.niggli_reduce(structure.cell, eps=1e-6), np.float64)
+    except spglib.error.SpglibError:  # a cell so flat that the reduction does not end stays as it is
+        lattice = np.asarray(structure.cell, np.float64)
     fractional = np.linalg.solve(lattice.T, structure.positions.T).T
     best: tuple[tuple[float, ...], np.ndarray, np.ndarray] | None = None
     for basis in _equivalent_bases(lattice):

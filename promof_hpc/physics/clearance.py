@@ -51,7 +51,9 @@ def clearance(point: np.ndarray, spheres: np.ndarray, kept: np.ndarray, count: i
 
 
 @njit(cache=True)
-def shortlist(point: np.ndarray, reach: float, spheres: np.ndarray, pool: np.ndarray, size: int, kept: np.ndarray) -> tuple[float, int]:
+def shortlist(
+    point: np.ndarray, reach: float, spheres: np.ndarray, pool: np.ndarray, size: int, kept: np.ndarray
+) -> tuple[float, int]:
     """Spheres of pool[:size] that can be the nearest somewhere within `reach` Å of `point`; returns (clearance, count).
 
     Their indices are written to `kept`.
@@ -70,7 +72,17 @@ def shortlist(point: np.ndarray, reach: float, spheres: np.ndarray, pool: np.nda
 
 
 @njit(cache=True)
-def maximise(centre: np.ndarray, half: np.ndarray, reach: float, spheres: np.ndarray, kept: np.ndarray, count: int, best: float, tolerance: float, where: np.ndarray) -> float:
+def maximise(
+    centre: np.ndarray,
+    half: np.ndarray,
+    reach: float,
+    spheres: np.ndarray,
+    kept: np.ndarray,
+    count: int,
+    best: float,
+    tolerance: float,
+    where: np.ndarray,
+) -> float:
     """The larger of `best` and the largest clearance in a box, at most `tolerance` Å too low.
 
     Args:
@@ -139,7 +151,9 @@ def block_clearance(shape: np.ndarray, frame: np.ndarray, spheres: np.ndarray) -
 
 
 @njit(cache=True)
-def sample(shape: np.ndarray, frame: np.ndarray, reach: np.ndarray, spheres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sample(
+    shape: np.ndarray, frame: np.ndarray, reach: np.ndarray, spheres: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Clearance in Å at the middle of every voxel [V] and of its three lower faces [V, 3].
 
     Args:
@@ -172,7 +186,15 @@ def sample(shape: np.ndarray, frame: np.ndarray, reach: np.ndarray, spheres: np.
 
 
 @njit(cache=True)
-def refine_faces(shape: np.ndarray, frame: np.ndarray, reach: np.ndarray, spheres: np.ndarray, wanted: np.ndarray, faces: np.ndarray, tolerance: float) -> None:
+def refine_faces(
+    shape: np.ndarray,
+    frame: np.ndarray,
+    reach: np.ndarray,
+    spheres: np.ndarray,
+    wanted: np.ndarray,
+    faces: np.ndarray,
+    tolerance: float,
+) -> None:
     """Replace `faces` [V, 3] by the largest clearance on the face where `wanted` [V, 3], to `tolerance` Å.
 
     Args:
@@ -195,9 +217,7 @@ def refine_faces(shape: np.ndarray, frame: np.ndarray, reach: np.ndarray, sphere
                                 if size == 0:
                                     index[0], index[1], index[2] = bi + BLOCK / 2, bj + BLOCK / 2, bk + BLOCK / 2
                                     _in_cell(index, frame, point)
-                                    _, size = shortlist(
-                                        point, reach[0], spheres, everything, everything.size, around
-                                    )
+                                    _, size = shortlist(point, reach[0], spheres, everything, everything.size, around)
                                 face_middle(voxel, axis, shape, frame, point)
                                 _, count = shortlist(point, reach[1 + axis], spheres, around, size, near)
                                 half = face_edges(axis, frame)
@@ -227,7 +247,15 @@ def face_edges(axis: int, frame: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
-def largest_clearance(shape: np.ndarray, frame: np.ndarray, reach: float, spheres: np.ndarray, voxels: np.ndarray, among: np.ndarray, tolerance: float) -> tuple[float, np.ndarray]:
+def largest_clearance(
+    shape: np.ndarray,
+    frame: np.ndarray,
+    reach: float,
+    spheres: np.ndarray,
+    voxels: np.ndarray,
+    among: np.ndarray,
+    tolerance: float,
+) -> tuple[float, np.ndarray]:
     """Largest clearance in Å in the voxels where `among` [V], to `tolerance`, and its place [3].
 
     Args:
@@ -254,7 +282,9 @@ def largest_clearance(shape: np.ndarray, frame: np.ndarray, reach: float, sphere
 
 
 @njit(cache=True)
-def narrowest_point(place: np.ndarray, ceiling: float, reach: float, spheres: np.ndarray, kept: np.ndarray, count: int) -> tuple[float, np.ndarray]:
+def narrowest_point(
+    place: np.ndarray, ceiling: float, reach: float, spheres: np.ndarray, kept: np.ndarray, count: int
+) -> tuple[float, np.ndarray]:
     """Clearance in Å of the highest pass at most `reach` Å from `place` and not above `ceiling` Å, and its place [3].
 
     A pass is a point touched by three atoms around it and pierced by none: a sphere through it has to squeeze

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ NAMES = ("sevennet-0", "chgnet-0.3.0", "uma", "lennard-jones")
 
 
 def load_potential(name: str, *, weights: Path | None = None, task: str = "omat", device: str = "cpu") -> Potential:
-    """The registered potential `name`, ready to compute.
+    """The registered potential `name`, or a user's own `module:Class`, ready to compute.
 
     Args:
         weights: checkpoint file, for `uma` only.
@@ -89,6 +90,19 @@ def load_potential(name: str, *, weights: Path | None = None, task: str = "omat"
         from promof_hpc.physics.lennard_jones import LennardJones
 
         return LennardJones()
+    if ":" in name:
+        return _load_own(name, device)
     near = difflib.get_close_matches(name, NAMES, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"Unknown potential '{name}'.{hint} Known: {', '.join(NAMES)}.")
+    raise UsageError(f"Unknown potential '{name}'.{hint} Known: {', '.join(NAMES)}, or your own as module:Class.")
+
+
+def _load_own(name: str, device: str) -> Potential:
+    """A user's own potential: `module:Class`, called with the device."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"Cannot load the potential '{name}' ({error}); is its module in PYTHONPATH?") from error
+    potential: Potential = factory(device)
+    return potential

@@ -40,7 +40,7 @@ class Shard:
             if isinstance(value, list):
                 h.update(f"{name}|text|{len(value)}|".encode())
                 for text in value:
-                    raw = text.encode("utf-8", "surrogatepass")
+                    raw = _storable(text).encode()
                     h.update(len(raw).to_bytes(8, "little") + raw)
             else:
                 h.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
@@ -118,8 +118,7 @@ def write_shard(path: Path, shard: Shard) -> bool:
         with h5py.File(temporary, "w") as file:
             for name, value in shard.arrays.items():
                 if isinstance(value, list):
-                    clean = [text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0") for text in value]
-                    file.create_dataset(name, data=clean, dtype=h5py.string_dtype())
+                    file.create_dataset(name, data=[_storable(text) for text in value], dtype=h5py.string_dtype())
                 else:
                     compression = {"compression": "gzip", "compression_opts": 1} if value.nbytes > 4096 else {}
                     file.create_dataset(name, data=value, **compression)
@@ -173,6 +172,11 @@ def _read_dataset(dataset: h5py.Dataset) -> Column:
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return [str(text) for text in dataset.asstr()[()]]
     return dataset[()]
+
+
+def _storable(text: str) -> str:
+    """Text that HDF5 can hold: bytes that are not UTF-8 and zeros are kept visibly."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _plain(value: object) -> str | int | float | bool:

@@ -1,0 +1,84 @@
+"""Potentials with faults for tests: used as `tests.potentials:NAME` with the repository in PYTHONPATH."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from promof_hpc.physics.lennard_jones import LennardJones
+from promof_hpc.physics.potential import Prediction
+from promof_hpc.structure import Structure
+
+POISON_ATOMS = 7  # a structure with so many atoms takes its process down
+
+
+class Crashing(LennardJones):
+    """Lennard-Jones that kills its process on structures with `POISON_ATOMS` atoms."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        if any(len(s) == POISON_ATOMS for s in structures):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().compute(structures)
+
+
+class Slow(LennardJones):
+    """Lennard-Jones that takes 0.05 s a structure."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        time.sleep(0.05 * len(structures))
+        return super().compute(structures)
+
+
+class Hanging(LennardJones):
+    """Lennard-Jones that never comes back from structures with `POISON_ATOMS` atoms."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        while any(len(s) == POISON_ATOMS for s in structures):
+            time.sleep(1)
+        return super().compute(structures)
+
+
+class SometimesNaN(LennardJones):
+    """Lennard-Jones that returns NaN for every third structure by content, always the same ones."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        predictions = super().compute(structures)
+        for k, s in enumerate(structures):
+            if int(s.numbers.sum()) % 3 == 0:
+                predictions[k] = Prediction(float("nan"), predictions[k].forces, predictions[k].stress)
+        return predictions
+
+
+class Small(LennardJones):
+    """Lennard-Jones on a device whose memory holds 40 atoms; counts its calls in the file CALLS_FILE."""
+
+    batched = True
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        calls = os.environ.get("CALLS_FILE")
+        if calls:
+            with Path(calls).open("a") as file:
+                file.write(f"{len(structures)}\n")
+        if sum(len(s) for s in structures) > 40:
+            raise MemoryError("40 atoms fit")
+        return [
+            Prediction(p.energy, np.array(p.forces), np.array(p.stress)) for p in super().compute(structures)
+        ]
