@@ -233,11 +233,14 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
     worker = Worker.load(run, comm.rank, local_rank)
     settings = worker.config.farm
     dealer_thread = None
+    owner = Owner.here()
+    job = comm.bcast(owner.job)
     if comm.rank == 0:
-        dealer = Dealer(run, settings, Owner.here(), comm, answers, resident_s)
+        dealer = Dealer(run, settings, owner, comm, answers, resident_s)
         dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
         dealer_thread.start()
-    _work(comm, answers, worker, Heart(comm, run, settings.drain_s))
+    events = EventLog(run, f"{job}-rank{comm.rank:04d}")
+    _work(comm, answers, worker, events, Heart(comm, run, settings.drain_s))
     if dealer_thread is not None:
         dealer_thread.join()
     comm.Barrier()
@@ -252,8 +255,7 @@ def _serve(dealer: Dealer) -> None:
         dealer.comm.Abort(1)
 
 
-def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, heart: Heart) -> None:
-    events = EventLog(worker.run, f"{worker.owner.job}-rank{comm.rank:04d}")
+def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, heart: Heart) -> None:
     events.write("ready", rank=comm.rank, host=worker.owner.host)
     while True:
         _ask(comm, Tag.NEXT, None)

@@ -117,12 +117,11 @@ def evaluate_files(files: Sequence[str], config: ScreenConfig, as_json: bool) ->
     Returns:
         0 if every structure was scored, 1 if any was refused or failed.
     """
-    from promof_hpc.physics.energies import load_reference, score
-    from promof_hpc.screen.library import scan
-
     from hpc.console import print_rows
     from promof_hpc.errors import Refused
+    from promof_hpc.physics.energies import load_reference, score
     from promof_hpc.physics.evaluate import evaluate, evaluation_id
+    from promof_hpc.screen.library import scan
     from promof_hpc.store.schema import FAILED, Candidate, Outcome, Row
 
     entries = [entry for file in files for entry in scan(file).entries]

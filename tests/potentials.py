@@ -79,6 +79,4 @@ class Small(LennardJones):
                 file.write(f"{len(structures)}\n")
         if sum(len(s) for s in structures) > 40:
             raise MemoryError("40 atoms fit")
-        return [
-            Prediction(p.energy, np.array(p.forces), np.array(p.stress)) for p in super().compute(structures)
-        ]
+        return [Prediction(p.energy, np.array(p.forces), np.array(p.stress)) for p in super().compute(structures)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from promof_hpc.store.budget import Budget, batches_of, fold
 from promof_hpc.store.candidates import read_entries
+from promof_hpc.store.claims import is_led, live_claims
 from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir, stop_requested
 from promof_hpc.store.shard import read_shard
@@ -48,9 +47,9 @@ class Snapshot:
         return asdict(self) | {"done": self.done}
 
 
-def snapshot(run: RunDir, budget: int | None, clock: Callable[[], float] = time.time) -> Snapshot:
+def snapshot(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> Snapshot:
     """Fold the run directory."""
-    folded = fold(run, budget)
+    folded = fold(run, budget, claim_expiry_s)
     entries, refused, rounds = 0, Counter[str](), []
     cost_left = cost_done = 0.0
     durations = {e["batch"]: e["end_s"] - e["start_s"] for e in read_events(run) if e["event"] == "batch"}
@@ -67,7 +66,7 @@ def snapshot(run: RunDir, budget: int | None, clock: Callable[[], float] = time.
                 cost_done += cost
                 seconds += durations[name]
         rounds.append({"round": number, "batches": len(costs), "committed": len(committed)})
-    ranks = _ranks_at_work(run, clock())
+    ranks = _ranks_at_work(run, claim_expiry_s)
     left = cost_left * seconds / cost_done / max(ranks, 1) if cost_done else None
     state = "done" if folded.finished else "stopping" if stop_requested(run) else "running" if ranks else "idle"
     return Snapshot(entries, dict(refused), folded, left, ranks, state, rounds)
@@ -82,7 +81,7 @@ def _round_facts(path: Path) -> tuple[int, dict[str, int], dict[str, float]]:
     return len(entries), dict(Counter(e.refusal for e in entries if e.refusal)), {p.name: p.cost for p in plans}
 
 
-def _ranks_at_work(run: RunDir, now: float) -> int:
+def _ranks_at_work(run: RunDir, expiry_s: float) -> int:
     """Ranks that have said that they are ready and have not left, in the newest farm."""
     newest: dict[str, set[int]] = {}
     began: dict[str, float] = {}
@@ -93,6 +92,6 @@ def _ranks_at_work(run: RunDir, now: float) -> int:
             began[job] = max(began.get(job, 0.0), event["time_s"])
         elif event["event"] == "leave":
             newest.get(job, set()).discard(event["rank"])
-    if not began:
+    if not began or not (live_claims(run, expiry_s) or is_led(run, expiry_s)):
         return 0
     return len(newest[max(began, key=lambda job: began[job])])

@@ -126,6 +126,12 @@ def release_lease(run: RunDir, owner: Owner) -> None:
         run.lease.unlink(missing_ok=True)
 
 
+def is_led(run: RunDir, expiry_s: float, clock: Clock = time.time) -> bool:
+    """Whether a living process leads the run."""
+    holder = read_owner(run.lease)
+    return holder is not None and not is_void(run.lease, holder, expiry_s, clock)
+
+
 def read_owner(path: Path) -> Owner | None:
     """The holder named in a claim or lease; None if it is gone or damaged."""
     try:

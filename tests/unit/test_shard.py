@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from itertools import pairwise
 
 import h5py
 import numpy as np
@@ -18,8 +19,8 @@ from promof_hpc.store.shard import CorruptShard, Shard, list_names, publish_text
 
 def _shard(seed: int = 0, rows: int = 50) -> Shard:
     rng = np.random.default_rng(seed)
-    return Shard({"x": rng.normal(size=(rows, 3)), "n": rng.integers(0, 9, rows), "t": [f"täxt {k}" for k in range(rows)]},
-                 {"batch": "00000-00001", "round": 3})  # fmt: skip
+    arrays = {"x": rng.normal(size=(rows, 3)), "n": rng.integers(0, 9, rows), "t": [f"täxt {k}" for k in range(rows)]}
+    return Shard(arrays, {"batch": "00000-00001", "round": 3})
 
 
 def test_round_trip_keeps_everything(tmp_path):
@@ -110,7 +111,7 @@ def test_missing_folder_is_one_sentence(tmp_path):
 def test_ragged_gives_every_item_back(lengths):
     items = [np.arange(n, dtype=float) + 10 * k for k, n in enumerate(lengths)]
     flat, ptr = ragged(items)
-    assert [flat[a:b].tolist() for a, b in zip(ptr[:-1], ptr[1:], strict=True)] == [i.tolist() for i in items]
+    assert [flat[a:b].tolist() for a, b in pairwise(ptr)] == [i.tolist() for i in items]
 
 
 def test_text_that_is_not_unicode_is_kept_visibly(tmp_path):

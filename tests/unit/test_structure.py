@@ -79,9 +79,7 @@ def test_primitive_undoes_a_supercell(repeat):
     atoms = bulk("NaCl", "rocksalt", a=5.64)
     back = primitive(Structure.from_ase(atoms * repeat))
     assert len(back) == 2
-    assert StructureMatcher().fit(
-        AseAtomsAdaptor.get_structure(atoms), AseAtomsAdaptor.get_structure(back.to_ase())
-    )
+    assert StructureMatcher().fit(AseAtomsAdaptor.get_structure(atoms), AseAtomsAdaptor.get_structure(back.to_ase()))
 
 
 def test_primitive_leaves_distortions_that_symmetry_would_remove():

@@ -1,0 +1,92 @@
+"""Which real MOFs the reference set is made of: H-complete, small, stratified by metal, drawn with a seed."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from promof_hpc.structure import Structure
+
+
+@dataclass(frozen=True)
+class Member:
+    """A MOF that may enter the reference set.
+
+    Attributes:
+        name: its name in the library.
+        elements: symbols of its elements.
+        metals: symbols of its metals, sorted.
+    """
+
+    name: str
+    elements: tuple[str, ...]
+    metals: tuple[str, ...]
+
+
+def eligible(name: str, structure: Structure, max_atoms: int) -> Member | None:
+    """The member that a structure makes, or None: too large, without a metal or carbon, or with hydrogen missing."""
+    from promof_hpc.chem.bonds import is_metal
+    from promof_hpc.chem.validity import check
+
+    if len(structure) > max_atoms:
+        return None
+    elements = tuple(sorted(structure.counts))
+    metals = tuple(sorted(e for e in elements if is_metal(_number(e))))
+    if not metals or "C" not in elements or "H" not in elements:
+        return None
+    checks = check(structure)
+    return Member(name, elements, metals) if checks.h_complete and not checks.failed else None
+
+
+def stratified(members: Iterable[Member], count: int, seed: int, at_least: int = 6) -> list[Member]:
+    """Draw `count` members so that rare metals are there at all and common ones stand for their share.
+
+    Every element first gets up to `at_least` members (5 are needed for a baseline, one in reserve), the rest is
+    drawn evenly from what is left, so that common metals keep their weight. The result depends only on the
+    set of members and the seed.
+    """
+    pool = sorted(members, key=lambda m: m.name)
+    random.Random(seed).shuffle(pool)
+    chosen: dict[str, Member] = {}
+    have: dict[str, int] = defaultdict(int)
+
+    def take(member: Member) -> None:
+        chosen[member.name] = member
+        for element in member.elements:
+            have[element] += 1
+
+    rarity: dict[str, int] = defaultdict(int)
+    for member in pool:
+        for element in member.elements:
+            rarity[element] += 1
+    for element in sorted(rarity, key=lambda e: (rarity[e], e)):
+        if rarity[element] < at_least - 1:
+            continue  # too rare for a baseline, whatever is drawn
+        for member in pool:
+            if have[element] >= at_least or len(chosen) >= count:
+                break
+            if element in member.elements and member.name not in chosen:
+                take(member)
+    for member in pool:
+        if len(chosen) >= count:
+            break
+        if member.name not in chosen:
+            take(member)
+    return sorted(chosen.values(), key=lambda m: m.name)
+
+
+def _number(symbol: str) -> int:
+    from ase.data import atomic_numbers
+
+    return int(atomic_numbers[symbol])
+
+
+def element_counts(members: Sequence[Member]) -> dict[str, int]:
+    """In how many members each element stands."""
+    counts: dict[str, int] = defaultdict(int)
+    for member in members:
+        for element in member.elements:
+            counts[element] += 1
+    return dict(sorted(counts.items()))

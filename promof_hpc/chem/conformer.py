@@ -1,0 +1,255 @@
+"""Linker geometry without a crystal: seeded conformers, and the conformer that best fits a linker of a crystal.
+
+A sampler knows a linker only by its SMILES, so it gets `embed`. A generator is trained on `match`: the same
+conformer with the crystal's torsions, because torsions (and poses) are what it predicts.
+Conformers: ETKDGv3 (Wang et al., J. Chem. Inf. Model. 60 (2020) 2044) and MMFF94 through RDKit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import AllChem
+from scipy.optimize import minimize
+
+from promof_hpc.errors import Refused
+from promof_hpc.geometry.rotation import Superposition, superpose
+from promof_hpc.geometry.torsion import Torsions, derivatives, measure, set_angles, turn, wrap
+
+FORCE_FIELD_STEPS = 200
+EMBED_ITERATIONS = 50  # attempts of ETKDG before it starts from random coordinates
+EMBED_TIMEOUT_S = 60  # a cage that cannot be embedded would otherwise search for hours
+TORSION_STEPS = 15
+GOOD_RMSD_ANG = 0.1  # no further attempt below it
+MAX_NUMBERINGS = 64  # symmetric numberings that are compared; rings that can flip multiply them fast
+REFINED_NUMBERINGS = 2  # of them go on to torsion refinement
+
+
+class ConformerReason(StrEnum):
+    """Why a linker has no conformer."""
+
+    NOT_A_MOLECULE = "not_a_molecule"
+    NOT_EMBEDDED = "not_embedded"
+    TOO_DIFFERENT = "conformer_too_different"
+
+
+@dataclass(frozen=True)
+class Conformers:
+    """Geometries of one molecule.
+
+    Attributes:
+        mol: RDKit molecule with explicit H; heavy atoms in the order of the SMILES, H last.
+        positions: coordinates in Å with the centroid at the origin, float64 [c, n, 3].
+    """
+
+    mol: Chem.Mol
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Match:
+    """A conformer in the atom order of a crystal's linker, with the crystal's torsions.
+
+    Attributes:
+        local: coordinates in Å with the centroid at the origin, float64 [n, 3].
+        fit: the rigid motion that lays `local` on the crystal's linker (heavy atoms).
+        angles: torsion angles of `local` in rad, [t]; near the crystal's.
+    """
+
+    local: np.ndarray
+    fit: Superposition
+    angles: np.ndarray
+
+    @property
+    def rmsd_ang(self) -> float:
+        """Root mean square distance of the heavy atoms from the crystal's, in Å."""
+        return self.fit.rmsd_ang
+
+
+def embed(smiles: str, seed: int, count: int = 1) -> Conformers:
+    """Seeded conformers of a linker; equal arguments give equal coordinates (with one RDKit version).
+
+    Args:
+        smiles: SMILES of the linker, H implied; charges as in the framework.
+        count: how many conformers.
+
+    Raises:
+        Refused: the SMILES is no molecule, or no coordinates were found.
+    """
+    with rdBase.BlockLogs():
+        bare = Chem.MolFromSmiles(smiles)
+        if bare is None:
+            raise Refused(ConformerReason.NOT_A_MOLECULE, f"{smiles} cannot be parsed; check brackets and valences")
+        mol = Chem.AddHs(bare)
+        if not _embed(mol, seed, count):
+            raise Refused(ConformerReason.NOT_EMBEDDED, f"no 3D coordinates found for {smiles}; try another seed")
+        if AllChem.MMFFHasAllMoleculeParams(mol):
+            AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=FORCE_FIELD_STEPS)
+    positions = np.stack([c.GetPositions() for c in mol.GetConformers()])
+    return Conformers(mol, positions - positions.mean(1, keepdims=True))
+
+
+def match(mol: Chem.Mol, crystal: np.ndarray, quads: np.ndarray, seed: int, attempts: int = 4) -> Match:
+    """The best of some seeded conformers after its torsions were set to those of the crystal.
+
+    The torsions are copied analytically, then refined by a few L-BFGS steps on the RMSD of the heavy atoms.
+    Symmetric numberings are compared, since a conformer does not know which of two like branches is which.
+
+    Args:
+        mol: the linker with explicit H, bond orders and charges.
+        crystal: its coordinates in Å in one piece, [n, 3], in a right-handed frame.
+        quads: its rotatable bonds as atom quadruples, int [t, 4].
+        attempts: conformers tried; the search stops at one closer than `GOOD_RMSD_ANG`.
+
+    Raises:
+        Refused: no conformer could be built for this molecule.
+    """
+    smiles = stereo_smiles(mol, crystal)
+    bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], int).reshape(-1, 2)
+    torsions = Torsions.of(len(crystal), bonds, quads)
+    best: Match | None = None
+    for attempt in range(attempts):
+        found = _best_fit(_cached_embed(smiles, seed + attempt), mol, crystal, torsions)
+        if found is None:
+            break
+        if best is None or found.rmsd_ang < best.rmsd_ang:
+            best = found
+        if best.rmsd_ang < GOOD_RMSD_ANG:
+            break
+    if best is None:
+        raise Refused(ConformerReason.NOT_A_MOLECULE, f"the conformer of {smiles} has other atoms than the linker")
+    return best
+
+
+def stereo_smiles(mol: Chem.Mol, positions: np.ndarray) -> str:
+    """Canonical SMILES without explicit H, with the stereochemistry of these coordinates [n, 3] (Å)."""
+    with rdBase.BlockLogs():
+        copy = Chem.Mol(mol)
+        copy.RemoveAllConformers()
+        conformer = Chem.Conformer(copy.GetNumAtoms())
+        conformer.SetPositions(np.asarray(positions, np.float64))
+        conformer.Set3D(True)
+        copy.AddConformer(conformer)
+        Chem.AssignStereochemistryFrom3D(copy)
+        smiles: str = Chem.MolToSmiles(Chem.RemoveHs(copy))
+    return smiles
+
+
+@lru_cache(maxsize=4096)
+def _cached_embed(smiles: str, seed: int) -> Conformers:
+    """One conformer; the same linker comes back many times in one library."""
+    return embed(smiles, seed)
+
+
+def _embed(mol: Chem.Mol, seed: int, count: int) -> bool:
+    """Give `mol` conformers; random starting coordinates help where distance geometry alone fails."""
+    parameters = AllChem.ETKDGv3()
+    parameters.randomSeed = seed
+    parameters.maxIterations = EMBED_ITERATIONS
+    parameters.timeout = EMBED_TIMEOUT_S
+    for random_start in (False, True):
+        parameters.useRandomCoords = random_start
+        if len(AllChem.EmbedMultipleConfs(mol, count, parameters)) == count:
+            return True
+    return False
+
+
+def _numberings(crystal: Chem.Mol, conformer: Chem.Mol) -> list[np.ndarray]:
+    """Arrays `order` [n] such that conformer atom order[k] stands for crystal atom k, one per graph symmetry.
+
+    Hydrogens follow the heavy atom that they are bound to.
+    """
+    query, query_atoms = _heavy_graph(crystal)
+    target, target_atoms = _heavy_graph(conformer)
+    if len(query_atoms) != len(target_atoms) or crystal.GetNumAtoms() != conformer.GetNumAtoms():
+        return []
+    if not len(query_atoms):
+        return [np.arange(crystal.GetNumAtoms())]
+    orders = []
+    for hit in target.GetSubstructMatches(query, uniquify=False, maxMatches=MAX_NUMBERINGS):
+        order = np.full(crystal.GetNumAtoms(), -1)
+        order[query_atoms] = target_atoms[list(hit)]
+        if _place_hydrogens(order, query_atoms, crystal, conformer):
+            orders.append(order)
+    return orders
+
+
+def _heavy_graph(mol: Chem.Mol) -> tuple[Chem.Mol, np.ndarray]:
+    """The graph of the heavy atoms and their indices in `mol`.
+
+    Bond orders and charges are left out, since they differ between resonance forms of one linker; the number of H
+    is kept (as an isotope) and tells a protonated site from a bare one.
+    """
+    heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
+    position = {atom.GetIdx(): k for k, atom in enumerate(heavy)}
+    graph = Chem.RWMol()
+    for atom in heavy:
+        plain = Chem.Atom(atom.GetAtomicNum())
+        plain.SetNoImplicit(True)
+        plain.SetIsotope(1 + len(_hydrogens(atom)))
+        graph.AddAtom(plain)
+    for bond in mol.GetBonds():
+        ends = (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        if ends[0] in position and ends[1] in position:
+            graph.AddBond(position[ends[0]], position[ends[1]], Chem.BondType.SINGLE)
+    return graph.GetMol(), np.array(sorted(position), int)
+
+
+def _hydrogens(atom: Chem.Atom) -> list[int]:
+    return [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+
+
+def _place_hydrogens(order: np.ndarray, heavy: np.ndarray, crystal: Chem.Mol, conformer: Chem.Mol) -> bool:
+    """Fill the H entries of `order`; False if some atom has no partner."""
+    for k in heavy.tolist():
+        mine = _hydrogens(crystal.GetAtomWithIdx(k))
+        theirs = _hydrogens(conformer.GetAtomWithIdx(int(order[k])))
+        if len(mine) != len(theirs):
+            return False
+        order[mine] = theirs
+    return bool((order >= 0).all())
+
+
+def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsions: Torsions) -> Match | None:
+    """Compare the symmetric numberings with copied torsions; refine the torsions of the better ones."""
+    orders = _numberings(mol, conformer.mol)
+    if not orders:
+        return None
+    heavy = _heavy_mask(mol)
+    stack = np.stack([conformer.positions[0][order] for order in orders])
+    stack = set_angles(stack, torsions, measure(crystal, torsions.quads))
+    rmsds = [superpose(positions[heavy], crystal[heavy]).rmsd_ang for positions in stack]
+    matches = []
+    for k in np.argsort(rmsds, kind="stable")[:REFINED_NUMBERINGS]:
+        refine = len(torsions) > 0 and rmsds[k] > 0.5 * GOOD_RMSD_ANG
+        positions = _refine(stack[k], crystal, heavy, torsions) if refine else stack[k]
+        local = positions - positions.mean(0)
+        fit = superpose(local[heavy], crystal[heavy])
+        matches.append(Match(local, fit, wrap(measure(local, torsions.quads))))
+    return min(matches, key=lambda m: m.rmsd_ang)
+
+
+def _heavy_mask(mol: Chem.Mol) -> np.ndarray:
+    """True for atoms that count in an RMSD [n]: the heavy ones, or all where there are none."""
+    heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
+    return heavy if heavy.any() else np.ones(len(heavy), bool)
+
+
+def _refine(start: np.ndarray, crystal: np.ndarray, heavy: np.ndarray, torsions: Torsions) -> np.ndarray:
+    """A few L-BFGS steps on the mean square distance; its gradient needs no derivative of the best rotation."""
+    count = int(heavy.sum())
+
+    def objective(change: np.ndarray) -> tuple[float, np.ndarray]:
+        moved = turn(start, torsions, change)
+        fit = superpose(moved[heavy], crystal[heavy])
+        residual = (fit.apply(moved) - crystal)[heavy] @ fit.rotation
+        gradient = 2.0 / count * np.einsum("nx,tnx->t", residual, derivatives(moved, torsions)[:, heavy])
+        return fit.rmsd_ang**2, gradient
+
+    zero = np.zeros(len(torsions))
+    result = minimize(objective, zero, jac=True, method="L-BFGS-B", options={"maxiter": TORSION_STEPS})
+    return turn(start, torsions, result.x) if result.fun < objective(zero)[0] else start
