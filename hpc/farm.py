@@ -104,6 +104,8 @@ class Dealer:
             release(self.run, batch)
             self.outcomes.extend(bad)
             self.idle_since = time.monotonic()
+            if len(self.outcomes) == TRIPWIRE_WINDOW and sum(self.outcomes) > TRIPWIRE_WINDOW / 2:
+                self._drain(f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash")
 
     def _next(self) -> str | None:
         """The next batch for whoever asks, WAIT, or LEAVE."""
@@ -141,16 +143,19 @@ class Dealer:
             open_batches += [p for p in plans if p.name not in committed and p.name not in self.in_hand]
         # earlier rounds first: somebody waits for them; within a round the largest first
         self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name))
-        if not self.draining:
-            self.draining = self._why_drain()
-            if self.draining:
-                log.info("stopping: %s", self.draining)
+        self._drain(self._why_drain())
         hung = [(b, r) for b, r in self.in_hand.items() if time.monotonic() - self.heard[r] > self.settings.hang_s]
         for batch, rank in hung:
             suspect(self.run, batch, f"rank {rank} hung for {self.settings.hang_s:.0f} s")
             log.error("rank %d has not taken a step for %.0f s; ending the farm", rank, self.settings.hang_s)
         if hung:
             self.comm.Abort(1)
+
+    def _drain(self, why: str) -> None:
+        """Deal no more; the first reason stands."""
+        if why and not self.draining:
+            self.draining = why
+            log.info("stopping: %s", why)
 
     def _why_drain(self) -> str:
         if stop_signal.is_set():
@@ -159,8 +164,6 @@ class Dealer:
             return "STOP file in the run directory"
         if launcher_gone():
             return "the process that started the farm is gone"
-        if len(self.outcomes) == TRIPWIRE_WINDOW and sum(self.outcomes) > TRIPWIRE_WINDOW / 2:
-            return f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash"
         return ""
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hpc import exit_codes
 from promof_hpc.config import ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
-from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import list_names, publish_text
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def resume_run(path: Path, ranks: int, as_json: bool = False) -> int:
     config = load_config(ScreenConfig, run.config)
     ranks = ranks or config.farm.ranks
     with leading(run, config.farm.claim_expiry_s), Progress(run, config.budget, quiet=as_json) as progress:
-        if "ingested.json" not in list_names(run.path):
+        if not is_ingested(run):
             potential = _load(config)
             record_provenance(run, config, potential)
             ingest(run, config, potential, progress.reading, workers=ranks)

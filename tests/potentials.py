@@ -50,6 +50,16 @@ class Hanging(LennardJones):
         return super().compute(structures)
 
 
+class AlwaysNaN(LennardJones):
+    """Lennard-Jones whose energies are never numbers."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        return [Prediction(float("nan"), p.forces, p.stress) for p in super().compute(structures)]
+
+
 class SometimesNaN(LennardJones):
     """Lennard-Jones that returns NaN for every third structure by content, always the same ones."""
 

@@ -1,25 +1,16 @@
-"""A prepared MOF: its decomposition, its net, and the matched geometry that a generator is trained on; shards of them.
-
-Crystal geometry is stored in float64, so that a MOF read back is the crystal within 1e-10 Å;
-matched geometry is a model to some tenths of an ångström and stored in float32.
-"""
+"""A prepared MOF: its decomposition, its net, and the matched geometry that a generator is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
 
 from promof_hpc.assembly.build import Part
-from promof_hpc.chem.blocks import Block, Contact, Decomposition, Kind
+from promof_hpc.chem.blocks import Block, Decomposition
 from promof_hpc.geometry.torsion import Torsions, measure
-from promof_hpc.store.shard import Column, Shard, ragged, read_shard, write_shard
-from promof_hpc.structure import Structure
 
-FORMAT = "prepared-mofs/1"
 NO_TEMPLATE = -1
 
 
@@ -50,7 +41,7 @@ class PreparedMof:
         name: its name in the source.
         decomposition: blocks, contacts and quotient graph of the primitive canonical cell.
         sequence: canonical block sequence.
-        signature: multiset of block kinds and contact sizes, as a digest or text of `geometry.topology`.
+        signature: digest of the block kinds and contact sizes (`geometry.topology.signature`).
         net_key: invariant of the labelled quotient graph.
         properties: measured values by name with unit; a missing one is left out.
         matched: one entry a block; None where nothing fits.
@@ -102,20 +93,3 @@ def matched_parts(mof: PreparedMof) -> list[Part]:
         angles = None if torsions is None else measure(matched.local, torsions.quads)
         parts.append(Part(block.numbers, matched.local, matched.rotation, matched.centroid, torsions, angles))
     return parts
-
-
-def write_prepared(path: Path, mofs: Sequence[PreparedMof], attrs: Mapping[str, str | int | float | bool]) -> bool:
-    """Publish a shard of prepared MOFs; see `store.shard.publish` for what is returned and raised."""
-    return write_shard(path, prepared_shard(mofs, attrs))
-
-
-def read_prepared(path: Path, molecules: bool = True) -> list[PreparedMof]:
-    """Read a shard written by `write_prepared`.
-
-    Args:
-        molecules: rebuild the RDKit molecule of each linker; without it `Block.mol` is None and reading is faster.
-
-    Raises:
-        CorruptShard: the file is damaged or not a shard.
-    """
-    return prepared_mofs(read_shard(path), molecules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import numpy as np
 from rdkit import Chem
@@ -18,15 +18,34 @@ class Kind(IntEnum):
     ORGANIC = 1
 
 
+class DecomposeReason(StrEnum):
+    """Why a structure is not taken apart into finite metal nodes and closed-shell organic linkers."""
+
+    TOO_LARGE = "too_large"
+    OVERLAP = "overlap"
+    NO_METAL = "no_metal"
+    NO_CARBON = "no_carbon"
+    FREE_FRAGMENT = "free_fragment"
+    INFINITE_LINKER = "infinite_linker"
+    NO_LINKER = "no_linker"
+    ROD = "rod"
+    UNKNOWN_ELEMENT = "unknown_element"
+    VALENCE = "valence"
+    RADICAL = "radical"
+    UNSOLVED = "unsolved"
+    ODD_CHEMISTRY = "odd_chemistry"
+
+
 @dataclass(frozen=True)
 class Block:
     """One building block of the cell, in one piece (periodic images resolved).
 
     Attributes:
         kind: metal node or organic linker.
-        key: canonical SMILES without H of a linker; bag of bracket atoms of a node, metals first
+        key: canonical SMILES without H and without stereo of a linker; bag of bracket atoms of a node, metals first
             (`[Zn][Zn][Zn][Zn][O]`).
-        atoms: indices into the structure's atoms, int32 [n].
+        atoms: indices into the structure's atoms, int32 [n]. Linkers with equal keys list their atoms in the same
+            order (up to symmetry), so torsions and donors can be compared between structures.
         images: cell image of each atom, int32 [n, 3]: position = structure position + images @ cell.
         numbers: atomic numbers, int32 [n].
         centroid: mean position in Å, float64 [3].
@@ -88,7 +107,8 @@ class Decomposition:
         structure: the primitive canonical cell that was decomposed.
         blocks: metals first, then linkers, each sorted by molecular mass, key, position.
         contacts: every node-linker contact.
-        edges: quotient graph: (p, q, shift) of every bonded pair of blocks, p <= q, q at image shift of p.
+        edges: quotient graph: (p, q, shift) of every bonded pair of blocks, p <= q, q at image shift of p;
+            metal-metal bonds that were cut are left out.
         dimensionality: number of directions in which the net is periodic.
         components: number of separate nets (2 or more: interpenetrated).
         split_metals: True where metal-metal bonds had to be cut to get finite nodes.

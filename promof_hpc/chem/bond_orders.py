@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +17,7 @@ from rdkit import Chem
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from promof_hpc.chem.blocks import DecomposeReason
 from promof_hpc.errors import Refused
 
 Pair = tuple[int, int]
@@ -30,24 +30,15 @@ SOLVER_SECONDS = 5.0
 LENGTH_WEIGHT = 10.0
 LENGTH_CAP = 1.5
 DOUBLE_FRACTION = 0.935  # of the sum of single-bond radii: the length at which a multiple bond is neither good nor bad
-SINGLE_CARBON_ANG = 1.46  # two carbons further apart are singly bonded: separates viologens from their quinoid form
-SINGLE_CARBON_WEIGHT = 60.0
+SINGLE_CARBON_ANG = 1.45  # two carbons further apart are singly bonded: separates viologens from their quinoid form
+SINGLE_CARBON_WEIGHT = 100.0
 ANION_COST = {8: 0.5, 16: 0.5, 34: 0.5, 7: 1.0, 15: 2.0, 6: 14.0, 5: 14.0}
 SPECTATOR_ANION_COST = {8: 4.0, 16: 4.0, 34: 4.0, 7: 12.0, 15: 12.0}  # not bonded to a metal
 LAST_RESORT = 20.0
 NITRILE_ANION_COST, AZIDE_ANION_COST = 0.5, -0.3  # on top, at an end atom: N#C[N-]C#N, but RN=[N+]=[N-]
-CATION_COST, DONOR_CATION_COST, NATURAL_CATION_COST = 1.0, 9.0, 0.3
-OXO_COST = 8.0  # a double bond away from O in CO2 and NO2, or to O in an N-oxide
-
-
-class BondOrderReason(StrEnum):
-    """Why a fragment has no Lewis structure."""
-
-    VALENCE = "valence"
-    UNKNOWN_ELEMENT = "unknown_element"
-    RADICAL = "radical"
-    ODD_CHEMISTRY = "odd_chemistry"
-    UNSOLVED = "unsolved"
+CATION_COST, DONOR_CATION_COST, NATURAL_CATION_COST = 1.0, 9.0, -0.3
+OXO_COST = 8.0  # a double bond away from O in CO2, CO2H, CO2R and NO2, or to O in an N-oxide
+EXOCYCLIC_COST = 0.8  # a double bond that leaves a ring: keeps phenolates and azolates aromatic
 
 
 @dataclass(frozen=True)
@@ -101,6 +92,14 @@ def skeleton(numbers: Sequence[int], pairs: Sequence[Pair]) -> tuple[str, list[i
 
     Two fragments with equal text have the same graph once both are numbered in the returned order.
     """
+    bare = _bare_molecule(numbers, pairs)
+    text = Chem.MolToSmiles(bare, isomericSmiles=False, allHsExplicit=True)
+    order = bare.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"]
+    return text, list(order)
+
+
+def _bare_molecule(numbers: Sequence[int], pairs: Sequence[Pair]) -> Chem.Mol:
+    """RDKit molecule with single bonds and without implicit H; rings are known, nothing else is."""
     mol = Chem.RWMol()
     for z in numbers:
         atom = Chem.Atom(int(z))
@@ -111,16 +110,14 @@ def skeleton(numbers: Sequence[int], pairs: Sequence[Pair]) -> tuple[str, list[i
     bare = mol.GetMol()
     bare.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(bare)
-    text = Chem.MolToSmiles(bare, isomericSmiles=False, allHsExplicit=True)
-    order = bare.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"]
-    return text, list(order)
+    return bare
 
 
 def perceive(fragment: Fragment) -> Lewis:
     """Bond orders and formal charges of a fragment.
 
     Raises:
-        Refused: with a `BondOrderReason` and the place; hydrogen missing in the file is the usual cause.
+        Refused: with a `DecomposeReason` and the place; hydrogen missing in the file is the usual cause.
     """
     valences = _valences(fragment.numbers, fragment.pairs)
     charge = _total_charge(fragment, valences)
@@ -154,7 +151,7 @@ def _total_charge(fragment: Fragment, valences: _Valences) -> int:
     radicals = (anions > 0) & ~allowed
     if radicals.any():
         where = ", ".join(sorted({chemical_symbols[z] for z in numbers[radicals]}))
-        raise Refused(BondOrderReason.RADICAL, f"{int(radicals.sum())} open valence at {where} (hydrogen missing?)")
+        raise Refused(DecomposeReason.RADICAL, f"{int(radicals.sum())} open valence at {where} (hydrogen missing?)")
     return int((valences.charge + cations - anions).sum())
 
 
@@ -168,6 +165,10 @@ def _canonical_lewis(text: str, numbers: tuple[int, ...], pairs: tuple[Pair, ...
     # slopes along the canonical numbering pick one of equivalent structures
     anion_cost = _anion_cost(z, pairs, valences, np.ones(len(z), bool)) + 1e-3 * np.arange(len(z)) / len(z)
     pair_cost = _oxo_cost(z, pairs, valences) + 1e-3 * np.arange(len(pairs)) / len(pairs)
+    pair_cost += [
+        EXOCYCLIC_COST * (not b.IsInRing() and (b.GetBeginAtom().IsInRing() or b.GetEndAtom().IsInRing()))
+        for b in _bare_molecule(numbers, pairs).GetBonds()
+    ]
     orders, anions, cations = _solve(z, pairs, valences, pair_cost, anion_cost, _cation_cost(valences), charge)
     return Lewis(tuple(orders.tolist()), tuple((valences.charge + cations - anions).tolist()))
 
@@ -188,10 +189,10 @@ def _valences(numbers: np.ndarray, pairs: Sequence[Pair]) -> _Valences:
     open_, charge = np.zeros(n, int), np.zeros(n, int)
     for k, (z, d) in enumerate(zip(numbers.tolist(), degree.tolist(), strict=True)):
         if z not in VALENCE:
-            raise Refused(BondOrderReason.UNKNOWN_ELEMENT, f"no valence rule for {chemical_symbols[z]} in a linker")
+            raise Refused(DecomposeReason.UNKNOWN_ELEMENT, f"no valence rule for {chemical_symbols[z]} in a linker")
         open_[k], charge[k] = _open_valence(z, d)
         if open_[k] < 0:
-            raise Refused(BondOrderReason.VALENCE, f"{chemical_symbols[z]} with {d} neighbours")
+            raise Refused(DecomposeReason.VALENCE, f"{chemical_symbols[z]} with {d} neighbours")
     natural = (numbers == 7) & (terminal_oxygens > 0) & (degree == 3)
     for a, b in (*pairs, *((b, a) for a, b in pairs)):
         natural[a] |= bool(numbers[a] == 7 and degree[a] == 2 and degree[b] == 1 and numbers[b] in (6, 7))
@@ -252,22 +253,26 @@ def _length_cost(numbers: np.ndarray, pairs: Sequence[Pair], lengths: np.ndarray
     neutral = DOUBLE_FRACTION * covalent_radii[numbers[ends]].sum(1)
     cost = np.clip(LENGTH_WEIGHT * (lengths - neutral), -LENGTH_CAP, LENGTH_CAP)
     carbons = (numbers[ends] == 6).all(1)
-    return cost + np.where(carbons, SINGLE_CARBON_WEIGHT * np.clip(lengths - SINGLE_CARBON_ANG, 0, 0.05), 0.0)
+    return cost + np.where(carbons, SINGLE_CARBON_WEIGHT * np.clip(lengths - SINGLE_CARBON_ANG, 0, 0.04), 0.0)
 
 
 def _oxo_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences) -> np.ndarray:
-    """Cost [m] that keeps carboxylates, nitro groups and N-oxides as they are written.
+    """Cost [m] that keeps carboxylates, acids, esters, nitro groups and N-oxides as they are written.
 
-    In CO2 and NO2 the double bond goes to an O; an N with a single terminal O has none to it.
+    A C or N with a terminal O and a second O has its double bond to a terminal O; an N with one O has none to it.
     """
     cost = np.zeros(len(pairs))
+    oxygens = np.zeros(len(numbers), int)
+    for a, b in pairs:
+        oxygens[a] += numbers[b] == 8
+        oxygens[b] += numbers[a] == 8
     for k, (a, b) in enumerate(pairs):
         for centre, other in ((a, b), (b, a)):
-            to_oxygen = numbers[other] == 8 and valences.degree[other] == 1
-            oxygens = valences.terminal_oxygens[centre]
-            if numbers[centre] in (6, 7) and oxygens >= 2 and not to_oxygen:
-                cost[k] += OXO_COST
-            elif valences.natural[centre] and oxygens == 1 and to_oxygen:
+            to_terminal = numbers[other] == 8 and valences.degree[other] == 1
+            terminal = valences.terminal_oxygens[centre]
+            acid = numbers[centre] in (6, 7) and oxygens[centre] >= 2 and terminal >= 1
+            n_oxide = valences.natural[centre] and oxygens[centre] == 1
+            if (acid and not to_terminal) or (n_oxide and to_terminal):
                 cost[k] += OXO_COST
     return cost
 
@@ -312,7 +317,7 @@ def _solve(
         options={"time_limit": SOLVER_SECONDS, "mip_rel_gap": 0.0},
     )
     if result.x is None:
-        raise Refused(BondOrderReason.UNSOLVED, f"no bond orders satisfy the valences of {n} atoms (hydrogen missing?)")
+        raise Refused(DecomposeReason.UNSOLVED, f"no bond orders satisfy the valences of {n} atoms (hydrogen missing?)")
     x = np.round(result.x).astype(int)
     return 1 + x[:m], x[m : m + n], x[m + n :]
 

@@ -13,7 +13,7 @@ from promof_hpc.physics.potential import Prediction
 from promof_hpc.structure import Structure
 
 WELL_EV = 0.02
-SWITCH_ON, SWITCH_OFF = 1.2, 1.7  # in units of the distance of the minimum; smooth to zero in between
+SWITCH_ON, SWITCH_OFF = 1.5, 2.2  # in units of the distance of the minimum; smooth to zero in between
 NOBLE_GASES = (2, 10, 18, 36, 54)  # they do not bond, so their distance is that of van der Waals
 LAST_ELEMENT = 96  # Cm, the last one with a covalent radius
 

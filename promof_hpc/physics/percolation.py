@@ -16,7 +16,7 @@ def sweep(order: np.ndarray, shape: np.ndarray, stop: int) -> tuple[np.ndarray, 
     """Open the faces in `order` until `stop` of them are open or a void is endless in three directions.
 
     Args:
-        order: faces, widest first, int64 [F]; face 3·v + axis lies between voxel v and its lower neighbour on that axis.
+        order: faces, widest first, int64 [F]; face 3·v + axis lies between voxel v and its lower neighbour there.
         shape: voxels along the cell vectors, int64 [3].
 
     Returns:

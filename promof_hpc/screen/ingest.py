@@ -19,9 +19,9 @@ from promof_hpc.physics.potential import Potential
 from promof_hpc.screen.library import Entry as LibraryEntry
 from promof_hpc.screen.library import Library, scan
 from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
-from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.run_dir import RunDir, is_ingested, read_round
 from promof_hpc.store.schema import Candidate
-from promof_hpc.store.shard import list_names, publish_text, write_shard
+from promof_hpc.store.shard import publish_text, write_shard
 from promof_hpc.structure import Structure
 
 CHUNK = 2048  # entries a round
@@ -63,7 +63,7 @@ def ingest(
     Raises:
         UsageError: the library cannot be used, or is not the one that the run began with.
     """
-    if "ingested.json" in list_names(run.path):
+    if is_ingested(run):
         return
     entries = choose_entries(scan(config.library), config.read)
     _same_library(run, [e.name for e in entries])
@@ -80,15 +80,14 @@ def ingest(
         run.make_round(number)
         write_shard(run.candidates(number), candidate_shard(candidates, batches, rows, {"library": config.library}))
         room = None if room is None else room - len(candidates)
-    publish_text(run.path / "ingested.json", json.dumps({"entries": len(entries)}))
+    publish_text(run.ingested, json.dumps({"entries": len(entries)}))
 
 
 def _same_library(run: RunDir, names: Sequence[str]) -> None:
     """Fix the list of names at the first look; later looks must find the same."""
-    path = run.path / "entries.json"
-    if publish_text(path, json.dumps(list(names))):
+    if publish_text(run.entries, json.dumps(list(names))):
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = json.loads(run.entries.read_text(encoding="utf-8"))
     if before != list(names):
         changed = set(before) ^ set(names)
         raise UsageError(
@@ -126,7 +125,8 @@ def _read_one(job: tuple[LibraryEntry, ReadSettings]) -> Reading:
     try:
         structure = entry.read(primitive=settings.primitive)
         if len(structure) > settings.max_atoms:
-            return entry.name, None, "too_large", f"{len(structure)} atoms in the cell, read.max_atoms is {settings.max_atoms}"
+            detail = f"{len(structure)} atoms in the cell, read.max_atoms is {settings.max_atoms}"
+            return entry.name, None, "too_large", detail
         return entry.name, structure, "", ""
     except Refused as refusal:
         return entry.name, None, str(refusal.reason), refusal.detail

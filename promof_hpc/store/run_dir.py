@@ -60,6 +60,16 @@ class RunDir:
         return self.path / "provenance.json"
 
     @property
+    def entries(self) -> Path:
+        """Names of the library's entries, fixed at the first look."""
+        return self.path / "entries.json"
+
+    @property
+    def ingested(self) -> Path:
+        """There once every entry has been read."""
+        return self.path / "ingested.json"
+
+    @property
     def rounds(self) -> Path:
         """One folder a round."""
         return self.path / "rounds"
@@ -135,6 +145,11 @@ class RunDir:
         """What `provenance.json` says."""
         record: dict[str, Any] = json.loads(self.provenance.read_text(encoding="utf-8"))
         return record
+
+
+def is_ingested(run: RunDir) -> bool:
+    """Whether every entry of the library has been read."""
+    return run.ingested.name in list_names(run.path)
 
 
 def seal(run: RunDir, number: int) -> bool:

@@ -1,0 +1,221 @@
+"""The farm under SIGKILL: nothing committed is lost, nothing is spent twice, the innocent are not convicted."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from promof_hpc.config import ScreenConfig, load_config
+from promof_hpc.physics.evaluate import evaluation_id
+from promof_hpc.physics.potential import load_potential
+from promof_hpc.store.budget import fold
+from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
+from promof_hpc.store.claims import live_claims, suspects
+from promof_hpc.store.results import read_results
+from promof_hpc.store.run_dir import RunDir, stop_requested
+from promof_hpc.store.schema import TIMING_COLUMNS, Candidate, Outcome
+from promof_hpc.store.shard import publish_text, write_shard
+from promof_hpc.store.verify import verify
+from promof_hpc.structure import canonical
+from tests.potentials import POISON_ATOMS
+from tests.runs import crystal, new_run
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def _run(path: Path, potential: str, count: int = 16, *settings: str, poison: tuple[int, ...] = ()) -> RunDir:
+    """A run with `count` Lennard-Jones crystals, those at `poison` of the deadly size."""
+    config = load_config(ScreenConfig, None, [
+        "evaluation.stages=read,relax", f"evaluation.potential.name=tests.potentials:{potential}",
+        "evaluation.relax.max_steps=15", "farm.batch_structures=2", "farm.drain_s=0", *settings,
+    ])  # fmt: skip
+    run = new_run(path, config)
+    judge = load_potential(config.evaluation.potential.name)
+    publish_text(run.provenance, json.dumps({"potential": {"weights_sha256": judge.weights_sha256}}))
+    crystals = [canonical(crystal(k, POISON_ATOMS if k in poison else 5)) for k in range(count)]
+    candidates = [Candidate(evaluation_id(c, judge, config.evaluation), c) for c in crystals]
+    batches = cut_batches([len(c) for c in crystals], config.farm.batch_structures, 10_000)
+    run.make_round(0)
+    entries = [Entry(f"e{k}", c.evaluation_id) for k, c in enumerate(candidates)]
+    write_shard(run.candidates(0), candidate_shard(candidates, batches, entries, {"library": "test"}))
+    publish_text(run.ingested, "{}")
+    return run
+
+
+def _launch(run: RunDir, ranks: int = 2) -> subprocess.Popen:
+    """The local launcher as a process of its own, as `promof resume` runs it."""
+    code = (
+        "import sys; from pathlib import Path; from hpc.local import leading, run_to_the_end;"
+        "from promof_hpc.store.run_dir import RunDir; run = RunDir.open(Path(sys.argv[1]));\n"
+        "with leading(run): code = run_to_the_end(run, int(sys.argv[2]), lambda: None)\n"
+        "sys.exit(code)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(run.path), str(ranks)], env=ENVIRONMENT, cwd=ROOT)
+
+
+def _ranks(run: RunDir) -> list[psutil.Process]:
+    """The living ranks of a run (children that evaluate suspects are not among them)."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "hpc.farm" in command and str(run.path) in command and "mpiexec" not in command[0]:
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and "hydra" not in process.name():
+                    found.append(process)
+    return found
+
+
+def _wait(condition, seconds: float, what: str):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def _kill_everything(run: RunDir, launcher: subprocess.Popen) -> None:
+    launcher.kill()
+    launcher.wait()
+    for process in psutil.process_iter(["cmdline"]):
+        if str(run.path) in (process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    _wait(lambda: not _ranks(run), 20, "the ranks to be gone")
+
+
+def _table(run: RunDir) -> list[dict]:
+    """All rows without timing, sorted by id, as they must come out whatever happened."""
+    rows = [{k: str(v) for k, v in vars(e.row).items() if k not in TIMING_COLUMNS} for e in read_results(run)]
+    return sorted(rows, key=lambda r: r["evaluation_id"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = _run(tmp_path_factory.mktemp("calm") / "run", "Slow")
+    assert _launch(run).wait(120) == 0
+    return _table(run)
+
+
+def test_a_second_start_of_a_finished_run_does_nothing(tmp_path):
+    run = _run(tmp_path / "run", "Slow", 4)
+    assert _launch(run).wait(120) == 0
+    stamps = {p: p.stat().st_mtime_ns for p in run.results(0).iterdir()}
+    assert _launch(run).wait(120) == 0
+    assert stamps == {p: p.stat().st_mtime_ns for p in run.results(0).iterdir()}
+
+
+@pytest.mark.parametrize("victim", ["rank 0", "another rank", "all ranks", "launcher", "everything"])
+def test_a_killed_farm_ends_with_the_table_of_an_undisturbed_one(tmp_path, victim, undisturbed):
+    run = _run(tmp_path / "run", "Slow")
+    rng = random.Random(victim)
+    launcher = _launch(run)
+    after = rng.randint(1, 4)
+    _wait(lambda: len(run.committed(0)) >= after, 90, "the first commits")
+    before = set(run.committed(0))
+    ranks = _wait(lambda: _ranks(run), 20, "the ranks")
+    if victim == "everything":
+        _kill_everything(run, launcher)
+    elif victim == "launcher":
+        launcher.kill()
+        launcher.wait()
+    else:
+        chosen = {"rank 0": ranks[:1], "another rank": ranks[-1:], "all ranks": ranks}[victim]
+        for process in chosen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    if victim in ("launcher", "everything"):
+        launcher = _launch(run)
+    assert launcher.wait(150) == 0
+    assert before <= set(run.committed(0))
+    assert _table(run) == undisturbed
+    ledger = fold(run, None)
+    assert (ledger.issued, ledger.committed) == (16, 16)
+    assert verify(run).sound
+    assert Outcome.CRASHED not in ledger.outcomes
+
+
+def test_ten_kills_of_everything_on_one_long_batch_convict_nobody(tmp_path):
+    run = _run(tmp_path / "run", "Slow", 6, "farm.batch_structures=6", "evaluation.relax.max_steps=40")
+    rng = random.Random(1)
+    for kill in range(10):
+        launcher = _launch(run, ranks=1)
+        _wait(lambda: live_claims(run, 1e9), 60, f"the batch in hand at kill {kill}")
+        time.sleep(rng.random() * 0.5)
+        _kill_everything(run, launcher)
+        assert run.committed(0) == []
+    assert suspects(run) == {"00000-00000"}
+    assert _launch(run, ranks=1).wait(180) == 0
+    ledger = fold(run, None)
+    assert ledger.committed == 6
+    assert "crashed" not in ledger.outcomes
+
+
+def test_a_poison_structure_is_convicted_and_nothing_else_is_lost(tmp_path):
+    run = _run(tmp_path / "run", "Crashing", 8, poison=(3,))
+    assert _launch(run).wait(180) == 0
+    rows = [e.row for e in read_results(run)]
+    crashed = [r for r in rows if r.outcome is Outcome.CRASHED]
+    assert [r.atoms for r in crashed] == [POISON_ATOMS]
+    assert crashed[0].charged
+    assert "-9" in crashed[0].reason
+    assert len(rows) == 8
+    assert all(r.outcome in (Outcome.CONVERGED, Outcome.MAX_STEPS) for r in rows if r.atoms != POISON_ATOMS)
+
+
+def test_a_hanging_structure_is_timed_out_and_nothing_else_is_lost(tmp_path):
+    run = _run(tmp_path / "run", "Hanging", 6, "farm.hang_s=6", poison=(2,))
+    assert _launch(run).wait(240) == 0
+    outcomes = {r.row.atoms: r.row.outcome for r in read_results(run)}
+    assert outcomes[POISON_ATOMS] is Outcome.TIMED_OUT
+    assert outcomes[5] in (Outcome.CONVERGED, Outcome.MAX_STEPS)
+    assert fold(run, None).committed == 6
+
+
+def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):
+    run = _run(tmp_path / "run", "Slow", 48)
+    launcher = _launch(run)
+    _wait(lambda: run.committed(0), 90, "the first commit")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 75
+    assert stop_requested(run)
+    assert not fold(run, None).finished
+    assert suspects(run) == set()
+    assert not list(run.claims.glob("0*"))
+    assert _launch(run).wait(120) == 0
+    assert fold(run, None).committed == 48
+
+
+def test_a_second_leader_is_turned_away_while_the_first_is_at_work(tmp_path):
+    run = _run(tmp_path / "run", "Slow")
+    first = _launch(run)
+    _wait(lambda: run.lease.exists(), 60, "the lease")
+    second = subprocess.run([sys.executable, "-m", "hpc.cli", "resume", str(run.path)], env=ENVIRONMENT, cwd=ROOT,
+                            capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert second.returncode == 1
+    assert "is being led by" in second.stderr
+    assert "Traceback" not in second.stderr
+    _kill_everything(run, first)
+
+
+def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
+    run = _run(tmp_path / "run", "AlwaysNaN", 80)
+    assert _launch(run).wait(120) == 3
+    ledger = fold(run, None)
+    assert 50 <= ledger.committed < 80
+
+
+def test_the_result_set_does_not_depend_on_the_number_of_ranks(tmp_path, undisturbed):
+    run = _run(tmp_path / "run", "Slow")
+    assert _launch(run, ranks=1).wait(120) == 0
+    assert _table(run) == undisturbed
