@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
+from promof_hpc.errors import Refused
 from promof_hpc.structure import Structure
+
+if TYPE_CHECKING:
+    from promof_hpc.screen.library import Entry as LibraryEntry
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,28 @@ def _number(symbol: str) -> int:
     return int(atomic_numbers[symbol])
 
 
-def element_counts(members: Sequence[Member]) -> dict[str, int]:
-    """In how many members each element stands."""
-    counts: dict[str, int] = defaultdict(int)
-    for member in members:
-        for element in member.elements:
-            counts[element] += 1
-    return dict(sorted(counts.items()))
+def find_members(library: str, max_atoms: int, workers: int, tick: Callable[[int, int], None]) -> list[Member]:
+    """Every entry of a library that may enter a reference set.
+
+    Args:
+        tick: called with entries looked at and entries in all.
+    """
+    from promof_hpc.screen.library import scan
+
+    entries = list(scan(library).entries)
+    members = []
+    jobs = [(entry, max_atoms) for entry in entries]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done, member in enumerate(pool.map(_look, jobs, chunksize=32), 1):
+            if member is not None:
+                members.append(member)
+            tick(done, len(entries))
+    return members
+
+
+def _look(job: tuple[LibraryEntry, int]) -> Member | None:
+    entry, max_atoms = job
+    try:
+        return eligible(entry.name, entry.read(), max_atoms)
+    except Refused:
+        return None

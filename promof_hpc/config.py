@@ -101,7 +101,7 @@ class PotentialSettings(_Section):
     """Which potential judges."""
 
     name: str = "sevennet-0"
-    """sevennet-0 and chgnet-0.3.0 carry their weights in a wheel; uma needs `weights`; lennard-jones is for tests; module:Class is your own."""
+    """sevennet-0, chgnet-0.3.0 (weights in a wheel), uma (needs `weights`), lennard-jones (tests), module:Class (own)."""
     weights: Annotated[Path | None, Optional_] = None
     """Checkpoint file of uma, on a file system that compute nodes see."""
     task: Literal["omat", "odac", "omol", "omc", "oc20"] = "omat"
@@ -139,6 +139,10 @@ class RelaxSettings(_Section):
     max_volume_change: float = Field(0.5, gt=0)
     """Beyond this relative change of the volume a structure has collapsed or exploded."""
 
+    def digest(self) -> str:
+        """SHA-256 (hex) of all of them."""
+        return _digest(self.model_dump(mode="json"))
+
 
 class EvaluationSettings(_Section):
     """Everything that an evaluation's numbers depend on; its digest is part of every evaluation id."""
@@ -174,8 +178,7 @@ class EvaluationSettings(_Section):
 
     def digest(self) -> str:
         """SHA-256 (hex) over everything but where the weights lie and which device computes."""
-        content = self.model_dump(mode="json", exclude={"potential": {"weights", "device"}})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(self.model_dump(mode="json", exclude={"potential": {"weights", "device"}}))
 
 
 class ReadSettings(_Section):
@@ -275,6 +278,10 @@ def _yaml_word(value: Any) -> str:
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

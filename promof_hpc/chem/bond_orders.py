@@ -18,11 +18,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from promof_hpc.chem.blocks import DecomposeReason
+from promof_hpc.chem.valences import Pair, Valences, open_valences
 from promof_hpc.errors import Refused
 
-Pair = tuple[int, int]
-
-VALENCE = {1: 1, 5: 3, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 15: 3, 16: 2, 17: 1, 33: 3, 34: 2, 35: 1, 53: 1}
 SOLVER_SECONDS = 5.0
 
 # Costs of the integer programs, in units in which one ångström of bond length weighs 10. They are ordered rather than
@@ -33,7 +31,7 @@ DOUBLE_FRACTION = 0.935  # of the sum of single-bond radii: the length at which 
 SINGLE_CARBON_ANG = 1.45  # two carbons further apart are singly bonded: separates viologens from their quinoid form
 SINGLE_CARBON_WEIGHT = 100.0
 ANION_COST = {8: 0.5, 16: 0.5, 34: 0.5, 7: 1.0, 15: 2.0, 6: 14.0, 5: 14.0}
-SPECTATOR_ANION_COST = {8: 4.0, 16: 4.0, 34: 4.0, 7: 12.0, 15: 12.0}  # not bonded to a metal
+SPECTATOR_ANION_COST = {8: 2.0, 16: 2.0, 34: 2.0, 7: 12.0, 15: 12.0}  # not bonded to a metal
 LAST_RESORT = 20.0
 NITRILE_ANION_COST, AZIDE_ANION_COST = 0.5, -0.3  # on top, at an end atom: N#C[N-]C#N, but RN=[N+]=[N-]
 CATION_COST, DONOR_CATION_COST, NATURAL_CATION_COST = 1.0, 9.0, -0.3
@@ -64,27 +62,6 @@ class Lewis:
 
     orders: tuple[int, ...]
     charges: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Valences:
-    """What the element and the number of neighbours leave open at each atom.
-
-    Attributes:
-        open: bonds still missing, int [n].
-        charge: formal charge that the number of neighbours implies, int [n].
-        cation: True for N that may give up an electron and form one bond more, bool [n].
-        natural: True for N that is always written as a cation (nitro, N-oxide, azide, isocyanide), bool [n].
-        degree: neighbours, int [n].
-        terminal_oxygens: O with one neighbour at each atom, int [n].
-    """
-
-    open: np.ndarray
-    charge: np.ndarray
-    cation: np.ndarray
-    natural: np.ndarray
-    degree: np.ndarray
-    terminal_oxygens: np.ndarray
 
 
 def skeleton(numbers: Sequence[int], pairs: Sequence[Pair]) -> tuple[str, list[int]]:
@@ -119,7 +96,7 @@ def perceive(fragment: Fragment) -> Lewis:
     Raises:
         Refused: with a `DecomposeReason` and the place; hydrogen missing in the file is the usual cause.
     """
-    valences = _valences(fragment.numbers, fragment.pairs)
+    valences = open_valences(fragment.numbers, fragment.pairs)
     charge = _total_charge(fragment, valences)
     text, order = skeleton(fragment.numbers.tolist(), fragment.pairs)
     place = {atom: k for k, atom in enumerate(order)}
@@ -133,7 +110,7 @@ def perceive(fragment: Fragment) -> Lewis:
     )
 
 
-def _total_charge(fragment: Fragment, valences: _Valences) -> int:
+def _total_charge(fragment: Fragment, valences: Valences) -> int:
     """Charge of the fragment from its geometry.
 
     Raises:
@@ -146,6 +123,7 @@ def _total_charge(fragment: Fragment, valences: _Valences) -> int:
     cation_cost = np.where(donors & ~valences.natural, DONOR_CATION_COST, _cation_cost(valences))
     pair_cost = _length_cost(numbers, fragment.pairs, fragment.lengths)
     pair_cost += _oxo_cost(numbers, fragment.pairs, valences)
+    pair_cost += _exocyclic_cost(numbers.tolist(), fragment.pairs)
     _, anions, cations = _solve(numbers, fragment.pairs, valences, pair_cost, anion_cost, cation_cost, None)
     allowed = donors | np.isin(numbers, (7, 8, 16, 34)) | _cyanide_carbons(numbers, fragment.pairs, valences)
     radicals = (anions > 0) & ~allowed
@@ -159,73 +137,23 @@ def _total_charge(fragment: Fragment, valences: _Valences) -> int:
 def _canonical_lewis(text: str, numbers: tuple[int, ...], pairs: tuple[Pair, ...], charge: int) -> Lewis:
     """The Lewis structure that a canonically numbered graph gets with a total charge; `text` only names it."""
     z = np.array(numbers)
-    valences = _valences(z, pairs)
+    valences = open_valences(z, pairs)
     if not valences.open.any() and charge == valences.charge.sum():
         return Lewis((1,) * len(pairs), tuple(valences.charge.tolist()))
     # slopes along the canonical numbering pick one of equivalent structures
     anion_cost = _anion_cost(z, pairs, valences, np.ones(len(z), bool)) + 1e-3 * np.arange(len(z)) / len(z)
     pair_cost = _oxo_cost(z, pairs, valences) + 1e-3 * np.arange(len(pairs)) / len(pairs)
-    pair_cost += [
-        EXOCYCLIC_COST * (not b.IsInRing() and (b.GetBeginAtom().IsInRing() or b.GetEndAtom().IsInRing()))
-        for b in _bare_molecule(numbers, pairs).GetBonds()
-    ]
+    pair_cost += _exocyclic_cost(numbers, pairs)
     orders, anions, cations = _solve(z, pairs, valences, pair_cost, anion_cost, _cation_cost(valences), charge)
     return Lewis(tuple(orders.tolist()), tuple((valences.charge + cations - anions).tolist()))
 
 
-def _valences(numbers: np.ndarray, pairs: Sequence[Pair]) -> _Valences:
-    """Open valences of every atom.
-
-    Raises:
-        Refused: an element without a rule, or an atom with too many neighbours.
-    """
-    n = len(numbers)
-    ends = np.array(pairs, int).reshape(-1, 2)
-    degree = np.bincount(ends.ravel(), minlength=n)
-    terminal_o = (numbers == 8) & (degree == 1)
-    terminal_oxygens = np.zeros(n, int)
-    for a, b in ((0, 1), (1, 0)):
-        np.add.at(terminal_oxygens, ends[:, a], terminal_o[ends[:, b]].astype(int))
-    open_, charge = np.zeros(n, int), np.zeros(n, int)
-    for k, (z, d) in enumerate(zip(numbers.tolist(), degree.tolist(), strict=True)):
-        if z not in VALENCE:
-            raise Refused(DecomposeReason.UNKNOWN_ELEMENT, f"no valence rule for {chemical_symbols[z]} in a linker")
-        open_[k], charge[k] = _open_valence(z, d)
-        if open_[k] < 0:
-            raise Refused(DecomposeReason.VALENCE, f"{chemical_symbols[z]} with {d} neighbours")
-    natural = (numbers == 7) & (terminal_oxygens > 0) & (degree == 3)
-    for a, b in (*pairs, *((b, a) for a, b in pairs)):
-        natural[a] |= bool(numbers[a] == 7 and degree[a] == 2 and degree[b] == 1 and numbers[b] in (6, 7))
-    cation = (numbers == 7) & ((degree == 3) | natural)
-    return _Valences(open_, charge, cation, natural, degree, terminal_oxygens)
-
-
-def _open_valence(z: int, degree: int) -> tuple[int, int]:
-    """Bonds missing at an atom with `degree` neighbours, and the charge that its coordination implies."""
-    special = {
-        (7, 4): (0, 1),  # ammonium
-        (5, 4): (0, -1),  # borate
-        (8, 3): (0, 1),  # oxonium
-        (15, 4): (1, 0),  # phosphonate and phosphine oxide: one double bond
-        (33, 4): (1, 0),
-        (15, 6): (0, -1),  # hexafluorophosphate
-        (33, 6): (0, -1),
-        (16, 3): (1, 0),  # sulfoxide, sulfinate
-        (34, 3): (1, 0),
-        (16, 4): (2, 0),  # sulfonate, sulfone: two double bonds
-        (34, 4): (2, 0),
-        (14, 6): (0, -2),  # hexafluorosilicate
-        (17, 4): (3, 0),  # perchlorate
-    }
-    return special.get((z, degree), (VALENCE[z] - degree, 0))
-
-
-def _cation_cost(valences: _Valences) -> np.ndarray:
+def _cation_cost(valences: Valences) -> np.ndarray:
     """Cost [n] of a positive N."""
     return np.where(valences.natural, NATURAL_CATION_COST, CATION_COST)
 
 
-def _anion_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences, donors: np.ndarray) -> np.ndarray:
+def _anion_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: Valences, donors: np.ndarray) -> np.ndarray:
     """Cost [n] of leaving one valence open at an atom: cheap at donors, and between equals where it is written."""
     cost = np.array(
         [
@@ -239,7 +167,7 @@ def _anion_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences,
     return cost
 
 
-def _cyanide_carbons(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences) -> np.ndarray:
+def _cyanide_carbons(numbers: np.ndarray, pairs: Sequence[Pair], valences: Valences) -> np.ndarray:
     """Mask [n] of carbons whose only neighbour is N: cyanide and isocyanide may carry the charge on carbon."""
     mask = np.zeros(len(numbers), bool)
     for a, b in (*pairs, *((b, a) for a, b in pairs)):
@@ -256,7 +184,7 @@ def _length_cost(numbers: np.ndarray, pairs: Sequence[Pair], lengths: np.ndarray
     return cost + np.where(carbons, SINGLE_CARBON_WEIGHT * np.clip(lengths - SINGLE_CARBON_ANG, 0, 0.04), 0.0)
 
 
-def _oxo_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences) -> np.ndarray:
+def _oxo_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: Valences) -> np.ndarray:
     """Cost [m] that keeps carboxylates, acids, esters, nitro groups and N-oxides as they are written.
 
     A C or N with a terminal O and a second O has its double bond to a terminal O; an N with one O has none to it.
@@ -277,10 +205,19 @@ def _oxo_cost(numbers: np.ndarray, pairs: Sequence[Pair], valences: _Valences) -
     return cost
 
 
+def _exocyclic_cost(numbers: Sequence[int], pairs: Sequence[Pair]) -> np.ndarray:
+    """Cost [m] of a double bond between a ring atom and an atom outside that ring."""
+    leaving = [
+        not b.IsInRing() and (b.GetBeginAtom().IsInRing() or b.GetEndAtom().IsInRing())
+        for b in _bare_molecule(numbers, pairs).GetBonds()
+    ]
+    return EXOCYCLIC_COST * np.array(leaving, float)
+
+
 def _solve(
     numbers: np.ndarray,
     pairs: Sequence[Pair],
-    valences: _Valences,
+    valences: Valences,
     pair_cost: np.ndarray,
     anion_cost: np.ndarray,
     cation_cost: np.ndarray,
@@ -322,7 +259,7 @@ def _solve(
     return 1 + x[:m], x[m : m + n], x[m + n :]
 
 
-def _anion_rules(numbers: np.ndarray, ends: np.ndarray, valences: _Valences) -> list[tuple[np.ndarray, float, float]]:
+def _anion_rules(numbers: np.ndarray, ends: np.ndarray, valences: Valences) -> list[tuple[np.ndarray, float, float]]:
     """Rows [m + 2n] with bounds that fix what delocalised bond lengths cannot tell.
 
     Oxocarbons CnOn (squarate, croconate, rhodizonate) are dianions. Of the pyrrole rings of a fragment at least half
@@ -348,7 +285,7 @@ def _anions_of(atoms: np.ndarray, bond_count: int) -> np.ndarray:
     return np.concatenate([np.zeros(bond_count), atoms.astype(float), np.zeros(len(atoms))])
 
 
-def _pyrrole_nitrogens(numbers: np.ndarray, ends: np.ndarray, valences: _Valences) -> np.ndarray:
+def _pyrrole_nitrogens(numbers: np.ndarray, ends: np.ndarray, valences: Valences) -> np.ndarray:
     """Mask [n] of N in five-membered rings with four three-connected carbons that bear no terminal O."""
     partners: list[set[int]] = [set() for _ in numbers]
     for a, b in ends.tolist():

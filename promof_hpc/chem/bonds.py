@@ -101,7 +101,7 @@ def bonds(structure: Structure) -> Bonds:
     if structure.volume < CROWDED_VOLUME * len(numbers):
         empty = np.zeros(0, np.int32)
         return Bonds(empty, empty, np.zeros((0, 3), np.int32), np.zeros(0), np.zeros(0, np.int8), 0.0)
-    i, j, shift, distance = _pairs(structure, _reach(numbers))
+    i, j, shift, distance = near_pairs(structure, _reach(numbers))
     radii = covalent_radii[numbers[i]] + covalent_radii[numbers[j]]
     metals = IS_METAL[numbers[i]].astype(int) + IS_METAL[numbers[j]]
     donor = np.where(IS_METAL[numbers[i]], numbers[j], numbers[i])
@@ -133,7 +133,7 @@ def _reach(numbers: np.ndarray) -> float:
     return float(reach)
 
 
-def _pairs(structure: Structure, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def near_pairs(structure: Structure, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of atoms within `reach` Å once: i [P], j [P], shift of j [P, 3], distance [P]."""
     cell = np.ascontiguousarray(structure.cell, float)
     # matscipy counts images from the cell that an atom was wrapped into; wrapping here keeps the count ours
@@ -245,7 +245,7 @@ def _falling_apart(was: list[Piece], now: list[Piece]) -> str:
         return f"broken bonds leave {nets[1]} separate parts, {nets[0]} at the start"
     directions = [max(p.dimensionality for p in parts) for parts in (was, now)]
     if directions[1] < directions[0]:
-        return f"broken bonds leave the net periodic in {directions[1]} directions, {directions[0]} at the start"
+        return f"broken bonds leave a {directions[1]}-periodic net, {directions[0]}-periodic at the start"
     return ""
 
 

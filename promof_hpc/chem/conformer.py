@@ -16,6 +16,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 from scipy.optimize import minimize
 
+from promof_hpc.chem.numbering import numberings, settle_siblings
 from promof_hpc.errors import Refused
 from promof_hpc.geometry.rotation import Superposition, superpose
 from promof_hpc.geometry.torsion import Torsions, derivatives, measure, set_angles, turn, wrap
@@ -25,8 +26,7 @@ EMBED_ITERATIONS = 50  # attempts of ETKDG before it starts from random coordina
 EMBED_TIMEOUT_S = 60  # a cage that cannot be embedded would otherwise search for hours
 TORSION_STEPS = 15
 GOOD_RMSD_ANG = 0.1  # no further attempt below it
-MAX_NUMBERINGS = 64  # symmetric numberings that are compared; rings that can flip multiply them fast
-REFINED_NUMBERINGS = 2  # of them go on to torsion refinement
+REFINED_NUMBERINGS = 2  # of the symmetric numberings, the best so many go on to torsion refinement
 
 
 class ConformerReason(StrEnum):
@@ -158,75 +158,22 @@ def _embed(mol: Chem.Mol, seed: int, count: int) -> bool:
     return False
 
 
-def _numberings(crystal: Chem.Mol, conformer: Chem.Mol) -> list[np.ndarray]:
-    """Arrays `order` [n] such that conformer atom order[k] stands for crystal atom k, one per graph symmetry.
-
-    Hydrogens follow the heavy atom that they are bound to.
-    """
-    query, query_atoms = _heavy_graph(crystal)
-    target, target_atoms = _heavy_graph(conformer)
-    if len(query_atoms) != len(target_atoms) or crystal.GetNumAtoms() != conformer.GetNumAtoms():
-        return []
-    if not len(query_atoms):
-        return [np.arange(crystal.GetNumAtoms())]
-    orders = []
-    for hit in target.GetSubstructMatches(query, uniquify=False, maxMatches=MAX_NUMBERINGS):
-        order = np.full(crystal.GetNumAtoms(), -1)
-        order[query_atoms] = target_atoms[list(hit)]
-        if _place_hydrogens(order, query_atoms, crystal, conformer):
-            orders.append(order)
-    return orders
-
-
-def _heavy_graph(mol: Chem.Mol) -> tuple[Chem.Mol, np.ndarray]:
-    """The graph of the heavy atoms and their indices in `mol`.
-
-    Bond orders and charges are left out, since they differ between resonance forms of one linker; the number of H
-    is kept (as an isotope) and tells a protonated site from a bare one.
-    """
-    heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
-    position = {atom.GetIdx(): k for k, atom in enumerate(heavy)}
-    graph = Chem.RWMol()
-    for atom in heavy:
-        plain = Chem.Atom(atom.GetAtomicNum())
-        plain.SetNoImplicit(True)
-        plain.SetIsotope(1 + len(_hydrogens(atom)))
-        graph.AddAtom(plain)
-    for bond in mol.GetBonds():
-        ends = (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
-        if ends[0] in position and ends[1] in position:
-            graph.AddBond(position[ends[0]], position[ends[1]], Chem.BondType.SINGLE)
-    return graph.GetMol(), np.array(sorted(position), int)
-
-
-def _hydrogens(atom: Chem.Atom) -> list[int]:
-    return [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
-
-
-def _place_hydrogens(order: np.ndarray, heavy: np.ndarray, crystal: Chem.Mol, conformer: Chem.Mol) -> bool:
-    """Fill the H entries of `order`; False if some atom has no partner."""
-    for k in heavy.tolist():
-        mine = _hydrogens(crystal.GetAtomWithIdx(k))
-        theirs = _hydrogens(conformer.GetAtomWithIdx(int(order[k])))
-        if len(mine) != len(theirs):
-            return False
-        order[mine] = theirs
-    return bool((order >= 0).all())
-
-
 def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsions: Torsions) -> Match | None:
     """Compare the symmetric numberings with copied torsions; refine the torsions of the better ones."""
-    orders = _numberings(mol, conformer.mol)
+    orders = numberings(mol, conformer.mol)
     if not orders:
         return None
-    heavy = _heavy_mask(mol)
-    stack = np.stack([conformer.positions[0][order] for order in orders])
-    stack = set_angles(stack, torsions, measure(crystal, torsions.quads))
-    rmsds = [superpose(positions[heavy], crystal[heavy]).rmsd_ang for positions in stack]
+    heavy, angles = _heavy_mask(mol), measure(crystal, torsions.quads)
+    stack = set_angles(np.stack([conformer.positions[0][order] for order in orders]), torsions, angles)
+    fits = [superpose(positions[heavy], crystal[heavy]) for positions in stack]
     matches = []
-    for k in np.argsort(rmsds, kind="stable")[:REFINED_NUMBERINGS]:
-        refine = len(torsions) > 0 and rmsds[k] > 0.5 * GOOD_RMSD_ANG
-        positions = _refine(stack[k], crystal, heavy, torsions) if refine else stack[k]
+    for k in sorted(range(len(fits)), key=lambda k: fits[k].rmsd_ang)[:REFINED_NUMBERINGS]:
+        moved = fits[k].apply(stack[k])
+        squares = ((crystal[:, None] - moved[None]) ** 2).sum(-1)
+        order = settle_siblings(np.arange(len(crystal)), mol, mol, squares)
+        positions = stack[k][order]
+        if len(torsions) and superpose(positions[heavy], crystal[heavy]).rmsd_ang > 0.5 * GOOD_RMSD_ANG:
+            positions = _refine(positions, crystal, heavy, torsions)
         local = positions - positions.mean(0)
         fit = superpose(local[heavy], crystal[heavy])
         matches.append(Match(local, fit, wrap(measure(local, torsions.quads))))

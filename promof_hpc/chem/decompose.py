@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 
-from promof_hpc.chem.blocks import Block, Contact, Decomposition, DecomposeReason, Kind
+from promof_hpc.chem.blocks import Block, Contact, DecomposeReason, Decomposition, Kind
 from promof_hpc.chem.bond_orders import Fragment, Pair, perceive, skeleton
 from promof_hpc.chem.bonds import IS_METAL, BondKind, Bonds, atom_pieces, bonds, formulas
 from promof_hpc.chem.linkers import linker_molecule, with_positions
@@ -47,7 +47,9 @@ def decompose(structure: Structure, *, reduce: bool = True, max_atoms: int = MAX
     contacts = _contacts(cell, found, blocks)
     lone = [b for k, b in enumerate(blocks) if all(k not in (c.node, c.linker) for c in contacts)]
     if lone:
-        raise Refused(DecomposeReason.FREE_FRAGMENT, f"{len(lone)} metal nodes without a linker, for instance {lone[0].key}")
+        raise Refused(
+            DecomposeReason.FREE_FRAGMENT, f"{len(lone)} metal nodes without a linker, for instance {lone[0].key}"
+        )
     edges: tuple[Edge, ...] = tuple(sorted((c.node, c.linker, _shift(c.shift)) for c in contacts))
     return Decomposition(
         structure=cell,
@@ -109,7 +111,7 @@ def _split(cell: Structure, found: Bonds) -> _Split:
         raise Refused(DecomposeReason.NO_LINKER, "no fragment with carbon is bonded to a metal")
     infinite = [f for f in linkers if f.dimensionality]
     if infinite:
-        raise Refused(DecomposeReason.INFINITE_LINKER, f"organic part periodic in {infinite[0].dimensionality} directions")
+        raise Refused(DecomposeReason.INFINITE_LINKER, f"an organic part is {infinite[0].dimensionality}-periodic")
     in_node = np.ones(count, bool)
     in_node[np.concatenate([f.vertices for f in linkers])] = False
     nodes, split_metals = _nodes(cell, found, in_node)
@@ -129,7 +131,7 @@ def _nodes(cell: Structure, found: Bonds, in_node: np.ndarray) -> tuple[list[Pie
     rods = [n for n in nodes if n.dimensionality]
     if rods:
         elements = "-".join(chemical_symbols[z] for z in np.unique(cell.numbers[rods[0].vertices])[::-1])
-        raise Refused(DecomposeReason.ROD, f"the {elements} node is periodic in {rods[0].dimensionality} directions")
+        raise Refused(DecomposeReason.ROD, f"the {elements} node is {rods[0].dimensionality}-periodic")
     return nodes, True
 
 
@@ -154,9 +156,7 @@ def _node(cell: Structure, piece: Piece) -> Block:
     images, centroid, rotation, local = _placed(cell, atoms, images)
     numbers = cell.numbers[atoms]
     no_torsions = np.zeros((0, 4), np.int32)
-    return Block(
-        Kind.METAL, node_key(numbers), atoms, images, numbers, centroid, rotation, local, None, 0, no_torsions
-    )
+    return Block(Kind.METAL, node_key(numbers), atoms, images, numbers, centroid, rotation, local, None, 0, no_torsions)
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _contacts(cell: Structure, found: Bonds, blocks: Sequence[Block]) -> list[Co
 
 
 def _heavy_neighbours(block: Block) -> list[list[int]]:
-    """For each atom its neighbours in the block other than H; every neighbour where there are only H; itself if none."""
+    """Each atom's neighbours in the block other than H; all of them where there are only H; itself if it has none."""
     if block.mol is None:
         return []
     table = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from rdkit import Chem, RDLogger
+from rdkit import Chem, rdBase
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from promof_hpc.chem.blocks import DecomposeReason
@@ -23,6 +23,7 @@ ODD_GROUPS = [
         ("[C-]#[C-]", "bare acetylide"),
         ("[C-;!$([C-]#[N,C,O])]", "carbanion"),
         ("[#6]=[C;!R]=[#6]", "allene (hydrogen missing?)"),
+        ("[O+]", "oxonium (one H too many?)"),
         ("C1OO1", "dioxirane (two models of a carboxylate on top of each other?)"),
         ("[P]=[#6]", "phosphorus-carbon double bond (hydrogen missing?)"),
     )
@@ -65,7 +66,7 @@ def linker_molecule(text: str, numbers: tuple[int, ...], pairs: tuple[Pair, ...]
     for (a, b), order in zip(pairs, lewis.orders, strict=True):
         mol.AddBond(a, b, BOND_TYPES[order - 1])
     plain = mol.GetMol()
-    with _quiet():
+    with rdBase.BlockLogs():  # RDKit prints what it refuses; the refusal carries the text already
         try:
             Chem.SanitizeMol(plain)
         except ValueError as error:  # RDKit's sanitisation errors derive from it
@@ -84,16 +85,6 @@ def _key(mol: Chem.Mol) -> str:
     if again is None or CalcMolFormula(again) != CalcMolFormula(mol):
         raise Refused(DecomposeReason.ODD_CHEMISTRY, f"{text} does not read back as {CalcMolFormula(mol)}")
     return Chem.MolToSmiles(again, isomericSmiles=False)
-
-
-class _quiet:  # noqa: N801
-    """RDKit prints what it refuses; the refusal carries the text already."""
-
-    def __enter__(self) -> None:
-        RDLogger.DisableLog("rdApp.*")
-
-    def __exit__(self, *_: object) -> None:
-        RDLogger.EnableLog("rdApp.*")
 
 
 def with_positions(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:

@@ -57,7 +57,7 @@ class Piece:
         """
         if self.dimensionality < 3:
             return 1
-        return int(round(abs(np.linalg.det(self.cycles.astype(float)))))
+        return int(abs(np.diag(self.cycles).prod()))  # echelon form: the determinant
 
 
 def reverse(shift: Sequence[int]) -> Shift:
@@ -215,7 +215,9 @@ def labelled_net(decomposition: Decomposition) -> LabelledNet:
     """The net of a decomposition: one vertex a block, one edge a contact."""
     return LabelledNet(
         kinds=tuple(int(b.kind) for b in decomposition.blocks),
-        edges=tuple((c.node, c.linker, (int(c.shift[0]), int(c.shift[1]), int(c.shift[2]))) for c in decomposition.contacts),
+        edges=tuple(
+            (c.node, c.linker, (int(c.shift[0]), int(c.shift[1]), int(c.shift[2]))) for c in decomposition.contacts
+        ),
         sizes=tuple(len(c.donors) for c in decomposition.contacts),
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase.data import covalent_radii, vdw_radii
-from matscipy.neighbours import neighbour_list
 
+from promof_hpc.physics.neighbours import directed_pairs
 from promof_hpc.physics.potential import Prediction
 from promof_hpc.structure import Structure
 
@@ -42,17 +42,13 @@ class LennardJones:
 
     def _compute(self, s: Structure) -> Prediction:
         radii = self._radii[s.numbers]
-        # a lattice is also spanned by its negated vectors, and matscipy wants a right-handed cell
-        cell = s.cell * np.sign(np.linalg.det(s.cell))
-        first, second, vectors, distances = neighbour_list(
-            "ijDd", positions=s.positions, cell=cell, pbc=[True] * 3, cutoff=2.0 * SWITCH_OFF * float(radii.max())
-        )
-        minimum = radii[first] + radii[second]
-        energies, slopes = _pair(distances / minimum)
+        pairs = directed_pairs(s, 2.0 * SWITCH_OFF * float(radii.max()))
+        minimum = radii[pairs.first] + radii[pairs.second]
+        energies, slopes = _pair(pairs.distances / minimum)
         # every pair stands in the list twice, once from each end
-        pulls = (slopes / minimum / distances)[:, None] * vectors  # dE/d(vector) of the pair
-        forces = np.stack([np.bincount(first, pulls[:, k], len(s)) for k in range(3)], axis=1)
-        virial = 0.5 * pulls.T @ vectors
+        pulls = (slopes / minimum / pairs.distances)[:, None] * pairs.vectors  # dE/d(vector) of the pair
+        forces = np.stack([np.bincount(pairs.first, pulls[:, k], len(s)) for k in range(3)], axis=1)
+        virial = 0.5 * pulls.T @ pairs.vectors
         return Prediction(float(0.5 * energies.sum()), forces, 0.5 * (virial + virial.T) / s.volume)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,17 +22,23 @@ from promof_hpc.errors import Refused
 from promof_hpc.physics.radii import radii
 from promof_hpc.structure import Structure
 
+if TYPE_CHECKING:
+    from promof_hpc.physics.clearance import Grid
+
 PROBE_RADIUS_ANG = 1.2
 """Default probe: CoRE MOF 2019 calls a structure porous from a PLD of 2.4 Å on."""
 
 SPACING_ANG = 0.3
-"""Voxel edge in cells of ordinary size."""
+"""Largest voxel edge in a cell of ordinary size."""
 
 MAX_VOXELS = 500_000
-"""Number of voxels about which the spacing grows with the cell."""
+"""Voxels in a cell of any size: the spacing grows from where `SPACING_ANG` would take more."""
 
-TOLERANCE_ANG = 5e-4
-"""Error allowed in a radius by branch and bound."""
+TOLERANCES_ANG = (0.05, 1e-3)
+"""Errors allowed in the width of a face, round after round."""
+
+CAVITY_TOLERANCE_ANG = 1e-4
+"""Error allowed in the radius of a cavity."""
 
 
 class PoreRefusal(StrEnum):
@@ -71,22 +78,28 @@ class Pores:
 
 
 def pores(structure: Structure, probe_radius_ang: float = PROBE_RADIUS_ANG) -> Pores:
-    """Pore geometry of `structure`, the same for every description of a crystal within 0.02 Å.
+    """Pore geometry of `structure`, equal for all descriptions of a crystal to 0.02 Å.
 
     Raises:
         Refused: an element has no radius, a coordinate is not finite, the cell has no volume or no atoms.
     """
-    grid = _Grid.of(structure)
-    faces = grid.widest_faces()
-    order = np.argsort(-faces, kind="stable")[: np.count_nonzero(faces > 0.0)]
-    critical, roots = grid.sweep(order, len(order))
-    passes = [grid.narrow(int(order[c]), float(faces[order[c]])) for c in critical if c >= 0]
-    widths = np.minimum.accumulate([2.0 * p[0] for p in passes] + [0.0] * (3 - len(passes)))
-    lcd, cavity = grid.largest()
+    from promof_hpc.physics import clearance as cl
+    from promof_hpc.physics.percolation import sweep
+
+    sphere_radii = _checked_radii(structure)
+    spacing = max(SPACING_ANG, (structure.volume / MAX_VOXELS) ** (1 / 3))
+    grid = cl.build(structure.positions, _reduced(structure.cell), sphere_radii, spacing)
+    voxels, faces = cl.sample(grid)
+    faces = _widest_faces(faces, grid)
+    order = _widest_first(faces)
+    critical, _ = sweep(order, grid.shape, len(order))
+    passes = [_ring(int(order[c]), grid) for c in critical if c >= 0]
+    widths = np.minimum.accumulate([2.0 * radius for radius, _ in passes] + [0.0] * (3 - len(passes)))
+    lcd, cavity = _cavity(np.arange(len(voxels)), voxels, grid)
     lfpd = 0.0
     if passes:
-        _, roots = grid.sweep(order, int(critical[0]) + 1)
-        lfpd, _ = grid.largest(roots == roots[order[critical[0]] // 3])
+        _, roots = sweep(order, grid.shape, critical[0] + 1)
+        lfpd, _ = _cavity(np.flatnonzero(roots == roots[order[critical[0]] // 3]), voxels, grid)
     return Pores(
         lcd_ang=max(2.0 * lcd, 0.0),
         pld_ang=float(widths[0]),
@@ -94,127 +107,80 @@ def pores(structure: Structure, probe_radius_ang: float = PROBE_RADIUS_ANG) -> P
         percolation_ang=(float(widths[0]), float(widths[1]), float(widths[2])),
         probe_radius_ang=probe_radius_ang,
         dimensionality=int(np.count_nonzero((widths > 0.0) & (widths >= 2.0 * probe_radius_ang))),
-        cavity=cavity,
+        cavity=_place(cavity),
         window=passes[0][1] if passes else None,
     )
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The voxels of a cell with the atoms around them.
+def _widest_faces(faces: np.ndarray, grid: Grid) -> np.ndarray:
+    """Clearance at the widest point of each face in Å, where it can decide a threshold, [3V].
 
-    Attributes:
-        shape: voxels along the three cell vectors, int64 [3].
-        frame: edge vectors of a voxel in rows in Å [3, 3].
-        spheres: atoms in and around the cell, x, y, z, radius in Å [m, 4].
-        voxels: clearance in the middle of each voxel in Å [V].
-        faces: clearance in the middle of the three lower faces of each voxel in Å [V, 3].
-        reach: half diagonals in Å of a block, a voxel and its three faces [5].
+    Elsewhere the width is a lower bound that already shows the face to be open, or closed, at all three thresholds.
+
+    Args:
+        faces: clearance in the middle of each face in Å [3V].
     """
+    from promof_hpc.physics import clearance as cl
 
-    shape: np.ndarray
-    frame: np.ndarray
-    spheres: np.ndarray
-    voxels: np.ndarray
-    faces: np.ndarray
-    reach: np.ndarray
-
-    @classmethod
-    def of(cls, structure: Structure) -> _Grid:
-        """Voxels of the reduced cell of `structure`."""
-        from promof_hpc.physics import clearance as cl
-
-        sphere_radii = _checked_radii(structure)
-        cell = _reduced(structure.cell)
-        spacing = max(SPACING_ANG, (structure.volume / MAX_VOXELS) ** (1 / 3))
-        shape = np.maximum(np.ceil(np.linalg.norm(cell, axis=1) / spacing), 2).astype(np.int64)
-        frame = cell / shape[:, None]
-        reach = np.array(
-            [cl.half_diagonal(cl.BLOCK * frame), cl.half_diagonal(frame)]
-            + [cl.half_diagonal(np.delete(frame, axis, 0)) for axis in range(3)]
-        )
-        fractional = np.linalg.solve(cell.T, structure.positions.T).T
-        beyond = 2.0 * reach[0] + sphere_radii.max()
-        spheres = cl.neighbourhood(fractional, cell, sphere_radii, beyond)
-        # with more images the clearance can only fall, so one more round is always enough
-        widest = cl.block_clearance(shape, frame, spheres)
-        if widest > 0.0:
-            spheres = cl.neighbourhood(fractional, cell, sphere_radii, beyond + widest)
-        voxels, faces = cl.sample(shape, frame, reach, spheres)
-        return cls(shape, frame, spheres, voxels, faces, reach)
-
-    def sweep(self, order: np.ndarray, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """`percolation.sweep` on this grid."""
-        from promof_hpc.physics.percolation import sweep
-
-        return sweep(order, self.shape, stop)
-
-    def widest_faces(self) -> np.ndarray:
-        """Clearance at the widest point of each face in Å [3V]; exact where it can decide a threshold.
-
-        Elsewhere it is the clearance in the middle of the face: those faces are certainly open, or certainly closed,
-        at all three thresholds.
-        """
-        from promof_hpc.physics.clearance import refine_faces
-
-        lowest = self.faces.ravel()
-        highest = (self.faces + self.reach[2:]).ravel()
-        floors, ceilings = self._thresholds(lowest), self._thresholds(highest)
-        wanted = np.zeros(len(lowest), bool)
-        for floor, ceiling in zip(floors, ceilings, strict=True):
+    faces = faces.copy()
+    slack = np.tile([cl.half_diagonal(cl.face_edges(axis, grid)) for axis in range(3)], len(faces) // 3)
+    for tolerance in TOLERANCES_ANG:
+        wanted = np.zeros(len(faces), bool)
+        for floor, ceiling in zip(_thresholds(faces, grid), _thresholds(faces + slack, grid), strict=True):
             if ceiling > 0.0:
-                wanted |= (highest >= floor) & (lowest <= ceiling)
-        faces = self.faces.copy()
-        refine_faces(
-            self.shape,
-            self.frame,
-            self.reach[[0, 2, 3, 4]],
-            self.spheres,
-            wanted.reshape(-1, 3),
-            faces,
-            TOLERANCE_ANG,
-        )
-        return faces.ravel()
+                wanted |= (faces + slack >= floor) & (faces <= ceiling)
+        chosen = np.flatnonzero(wanted)
+        faces[chosen], _ = cl.widest_on_faces(chosen, grid, tolerance)
+        slack[chosen] = tolerance
+    return faces
 
-    def _thresholds(self, faces: np.ndarray) -> list[float]:
-        """Clearance in Å at which a void becomes endless in 1, 2, 3 directions if faces are as wide as said."""
-        order = np.argsort(-faces, kind="stable")[: np.count_nonzero(faces > 0.0)]
-        critical, _ = self.sweep(order, len(order))
-        return [float(faces[order[c]]) if c >= 0 else 0.0 for c in critical]
 
-    def narrow(self, face: int, width: float) -> tuple[float, tuple[float, float, float]]:
-        """The ring of atoms at a critical face: its radius in Å, and its centre.
+def _thresholds(faces: np.ndarray, grid: Grid) -> list[float]:
+    """Clearance in Å at which a void becomes endless in 1, 2, 3 directions if faces are as wide as said; 0 if never."""
+    from promof_hpc.physics.percolation import sweep
 
-        The face is crossed near the ring, not in it, so its width is a hair more than the ring's.
-        """
-        from promof_hpc.physics import clearance as cl
+    order = _widest_first(faces)
+    critical, _ = sweep(order, grid.shape, len(order))
+    return [float(faces[order[c]]) if c >= 0 else 0.0 for c in critical]
 
-        axis = face % 3
-        middle, widest = np.empty(3), np.empty(3)
-        everything = np.arange(len(self.spheres))
-        kept = np.empty_like(everything)
-        cl.face_middle(face // 3, axis, self.shape, self.frame, middle)
-        half = cl.face_edges(axis, self.frame)
-        size = len(everything)
-        reach = self.reach[2 + axis]
-        cl.maximise(middle, half, reach, self.spheres, everything, size, -np.inf, TOLERANCE_ANG, widest)
-        around = 2.0 * self.reach[1]
-        _, count = cl.shortlist(widest, around, self.spheres, everything, size, kept)
-        ceiling = width + 2.0 * TOLERANCE_ANG
-        found, where = cl.narrowest_point(widest, ceiling, around, self.spheres, kept, count)
-        # straight through a voxel past an atom, the clearance dips by at most diagonal² / (8 · distance)
-        dip = (2.0 * self.reach[1]) ** 2 / (8.0 * max(width + 1.0, 1.0))
-        return (found, _place(where)) if found >= width - dip else (width, _place(widest))
 
-    def largest(self, among: np.ndarray | None = None) -> tuple[float, tuple[float, float, float]]:
-        """Largest clearance in Å and its place, in the voxels where `among` [V] (default: everywhere)."""
-        from promof_hpc.physics.clearance import largest_clearance
+def _widest_first(faces: np.ndarray) -> np.ndarray:
+    """Faces that let anything through, the widest first."""
+    open_faces = np.flatnonzero(faces > 0.0)
+    return open_faces[np.argsort(-faces[open_faces], kind="stable")]
 
-        inside = np.ones(len(self.voxels), bool) if among is None else among
-        radius, place = largest_clearance(
-            self.shape, self.frame, self.reach[1], self.spheres, self.voxels, inside, TOLERANCE_ANG
-        )
-        return float(radius), _place(place)
+
+def _ring(face: int, grid: Grid) -> tuple[float, tuple[float, float, float]]:
+    """The ring of atoms at a critical face: its inner radius in Å and its centre.
+
+    A path crosses the face near the ring, not in it, so the face is a hair wider than the ring. Where no ring fits,
+    as between atoms that overlap, the face stands for it.
+    """
+    from promof_hpc.physics import clearance as cl
+
+    widths, places = cl.widest_on_faces(np.array([face]), grid, TOLERANCES_ANG[-1])
+    width, place = float(widths[0]), places[0]
+    diagonal = 2.0 * cl.half_diagonal(0.5 * grid.frame)
+    radius, centre = cl.highest_pass(place, width + 2.0 * TOLERANCES_ANG[-1], diagonal, grid.spheres)
+    # on a straight way through a voxel past an atom 1 Å off or more, clearance dips by at most diagonal² / 8
+    if radius < width - diagonal**2 / 8.0:
+        return width, _place(place)
+    return float(radius), _place(centre)
+
+
+def _cavity(inside: np.ndarray, voxels: np.ndarray, grid: Grid) -> tuple[float, np.ndarray]:
+    """Radius in Å and centre [3] of the largest sphere with its centre in the voxels `inside` [n].
+
+    Args:
+        voxels: clearance in the middle of each voxel in Å [V].
+    """
+    from promof_hpc.physics import clearance as cl
+
+    reach = cl.half_diagonal(0.5 * grid.frame)
+    able = inside[voxels[inside] + reach >= voxels[inside].max()]
+    order = able[np.argsort(-voxels[able], kind="stable")]
+    radius, centre = cl.widest_in_voxels(order, voxels, grid, CAVITY_TOLERANCE_ANG)
+    return float(radius), centre
 
 
 def _place(point: np.ndarray) -> tuple[float, float, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -106,3 +107,19 @@ def _load_own(name: str, device: str) -> Potential:
         raise UsageError(f"Cannot load the potential '{name}' ({error}); is its module in PYTHONPATH?") from error
     potential: Potential = factory(device)
     return potential
+
+
+@contextmanager
+def out_of_memory_as_memory_error() -> Iterator[None]:
+    """Turn torch's ways to say that memory ran out into MemoryError, and free what the failed batch holds."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(str(error)) from None

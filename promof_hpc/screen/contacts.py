@@ -34,7 +34,7 @@ def check_physical(
         raise Refused(ReadReason.UNKNOWN_ELEMENT, f"{names[unknown[0]]} is no element; name its element")
     bad = np.flatnonzero(~np.isfinite(structure.positions).all(axis=1))
     if len(bad):
-        raise Refused(ReadReason.NOT_FINITE, f"{names[bad[0]]} has a coordinate that is not a finite number; correct it")
+        raise Refused(ReadReason.NOT_FINITE, f"{names[bad[0]]} has a coordinate that is no finite number; correct it")
     check_cell(structure.cell)
     density = structure.density
     if not limits.lightest_g_per_cm3 <= density <= limits.heaviest_g_per_cm3:
@@ -78,7 +78,7 @@ def too_many(atoms: int, limits: ReadLimits) -> Refused:
 
 
 def closest_pair(structure: Structure, cutoff_ang: float) -> tuple[int, int, float] | None:
-    """The closest two atoms (i, j, distance in Å) nearer than the cutoff, over all images; None where there are none."""
+    """The closest two atoms (i, j, distance in Å) nearer than the cutoff, images counted; None where there are none."""
     from matscipy.neighbours import neighbour_list
 
     first, second, distance = neighbour_list(

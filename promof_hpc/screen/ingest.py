@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 from promof_hpc.config import EvaluationSettings, FarmSettings, ReadSettings, ScreenConfig
@@ -74,13 +75,17 @@ def ingest(
         if number in run.round_numbers():
             continue
         chunk = entries[start : start + CHUNK]
-        readings = _read_all(chunk, config.read, workers, lambda done, start=start: tick(start + done, len(entries)))
+        readings = _read_all(chunk, config.read, workers, partial(_tick_from, tick, start, len(entries)))
         candidates, rows = _take(readings, seen, room, potential, config.evaluation)
         batches = _cut(candidates, config.farm)
         run.make_round(number)
         write_shard(run.candidates(number), candidate_shard(candidates, batches, rows, {"library": config.library}))
         room = None if room is None else room - len(candidates)
     publish_text(run.ingested, json.dumps({"entries": len(entries)}))
+
+
+def _tick_from(tick: Callable[[int, int], None], start: int, total: int, done: int) -> None:
+    tick(start + done, total)
 
 
 def _same_library(run: RunDir, names: Sequence[str]) -> None:

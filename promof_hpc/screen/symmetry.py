@@ -56,7 +56,10 @@ def operators_from_list(triplets: Sequence[str]) -> Operators:
         try:
             if not re.fullmatch(r"[xyzXYZ\d+\-*/., ]+", triplet):
                 raise ValueError("only x, y, z and fractions are allowed")
-            ops.append(gemmi.Op(triplet))
+            op = gemmi.Op(triplet)
+            if (np.array(op.rot) % DENOMINATOR).any():
+                raise ValueError("x, y and z have no factors")
+            ops.append(op)
         except (RuntimeError, ValueError) as error:
             raise Refused(
                 ReadReason.SYMMETRY_UNKNOWN, f"the symmetry operator '{triplet}' cannot be read ({error}); correct it"
@@ -86,7 +89,7 @@ def operators_from_name(name: str, number: int | None, angles: tuple[float, floa
     if found is None:
         raise Refused(
             ReadReason.SYMMETRY_UNKNOWN,
-            f"the space group '{name}' is unknown and there is no operator list; write _space_group_symop_operation_xyz",
+            f"the space group '{name}' is unknown and no operators are listed; write _space_group_symop_operation_xyz",
         )
     if number is not None and found.number != number:
         raise Refused(

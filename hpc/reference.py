@@ -1,0 +1,113 @@
+"""The reference journey: choose real MOFs, relax them and the elements on the farm, fit the energy baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc.exit_codes import DONE
+from promof_hpc.config import ScreenConfig, load_config
+from promof_hpc.errors import UsageError
+from promof_hpc.physics.potential import Potential
+from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches, read_entries
+from promof_hpc.store.results import read_results
+from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.schema import Candidate, Outcome
+from promof_hpc.store.shard import publish_text, replace_text, write_shard
+
+STAGES = "read,validity,relax,energy"
+ELEMENT = "element:"
+
+
+def build_reference(
+    library: str, run_path: Path, count: int, max_atoms: int, ranks: int, config: Path | None, overrides: Sequence[str]
+) -> int:
+    """Make a reference set in `run_path`; run it again and it goes on.
+
+    Returns:
+        exit code.
+    """
+    from hpc.screening import begin_run, resume_run
+
+    names = _selection(library, run_path, count, max_atoms, ranks)
+    settings = load_config(ScreenConfig, config, [
+        f"library={library}", f"read.names={names}", f"evaluation.stages={STAGES}", "reference=none",
+        f"farm.ranks={ranks}", *overrides,
+    ])  # fmt: skip
+    run = begin_run(run_path, settings)
+    code = resume_run(run_path, ranks)
+    if code == DONE:
+        code = _relax_elements(run, settings, ranks)
+    if code == DONE:
+        path = write_reference(run, settings)
+        print(f"Reference set: {path}; use it with --set reference={path}")
+    return code
+
+
+def _selection(library: str, run_path: Path, count: int, max_atoms: int, ranks: int) -> Path:
+    """The file with the names of the chosen MOFs; chosen once, then fixed."""
+    from data_prep.reference_set import find_members, stratified
+
+    path = run_path.absolute().parent / f"{run_path.name}.names"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        members = stratified(find_members(library, max_atoms, ranks, _tell), count, seed=0)
+        if not members:
+            raise UsageError(f"No entry of {library} can enter a reference set (H-complete, <= {max_atoms} atoms).")
+        publish_text(path, "\n".join(m.name for m in members) + "\n")
+    return path
+
+
+def _tell(done: int, total: int) -> None:
+    if done % 1000 == 0 or done == total:
+        print(f"looked at {done}/{total}", flush=True)
+
+
+def _relax_elements(run: RunDir, config: ScreenConfig, ranks: int) -> int:
+    """Relax the elements in a round of their own, on the same farm with the same settings."""
+    from hpc.local import leading, run_to_the_end
+    from hpc.worker import load_run_potential
+
+    if not any(e.name.startswith(ELEMENT) for n in run.round_numbers() for e in read_entries(read_round(run, n))):
+        potential = load_run_potential(run, config.evaluation)
+        _propose_elements(run, config, potential)
+    with leading(run, config.farm.claim_expiry_s):
+        return run_to_the_end(run, ranks, lambda: None, config.farm.claim_expiry_s)
+
+
+def _propose_elements(run: RunDir, config: ScreenConfig, potential: Potential) -> None:
+    from promof_hpc.physics.elements import elemental_structures
+    from promof_hpc.physics.evaluate import evaluation_id
+
+    number = run.round_numbers()[-1] + 1
+    found = {s: c for s, c in elemental_structures().items() if set(c.numbers.tolist()) <= potential.elements}
+    candidates = [Candidate(evaluation_id(c, potential, config.evaluation), c) for c in found.values()]
+    entries = [Entry(ELEMENT + s, c.evaluation_id) for s, c in zip(found, candidates, strict=True)]
+    batches = cut_batches([len(c.structure) for c in candidates], config.farm.batch_structures, config.farm.batch_atoms)
+    run.make_round(number)
+    write_shard(run.candidates(number), candidate_shard(candidates, batches, entries, {"library": "elements"}))
+
+
+def write_reference(run: RunDir, config: ScreenConfig) -> Path:
+    """Fit the baseline to what the run holds and write `reference.json` into the run.
+
+    Only MOFs that converged with all their bonds are references; elements only where they converged.
+    """
+    from promof_hpc.physics.energies import RelaxedMof, build_reference_set, composition
+
+    rows = {e.row.evaluation_id: e.row for e in read_results(run)}
+    entries = [e for n in run.round_numbers() for e in read_entries(read_round(run, n)) if e.evaluation_id in rows]
+    relaxed = {e.name: rows[e.evaluation_id] for e in entries if rows[e.evaluation_id].outcome is Outcome.CONVERGED}
+    elements = {n.removeprefix(ELEMENT): r.energy_ev_per_atom for n, r in relaxed.items() if n.startswith(ELEMENT)}
+    mofs = [
+        RelaxedMof(n, composition(r.formula), round(r.energy_ev_per_atom, 6), round(r.volume_change, 5))
+        for n, r in relaxed.items()
+        if not n.startswith(ELEMENT) and r.bonds_broken == 0
+    ]
+    judge = run.provenance_record()["potential"]
+    reference = build_reference_set(
+        judge["id"], judge["weights_sha256"], config.evaluation.relax.digest(), elements, mofs
+    )
+    path = run.path / "reference.json"
+    replace_text(path, reference.to_json())
+    return path
