@@ -13,7 +13,7 @@ from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches, rea
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Candidate, Outcome
-from promof_hpc.store.shard import publish_text, replace_text, write_shard
+from promof_hpc.store.shard import list_names, publish_text, replace_text, write_shard
 
 STAGES = "read,validity,relax,energy"
 ELEMENT = "element:"
@@ -29,33 +29,36 @@ def build_reference(
     """
     from hpc.screening import begin_run, resume_run
 
-    names = _selection(library, run_path, count, max_atoms, ranks)
+    run = RunDir.create(run_path)
+    names = _selection(run, library, count, max_atoms, ranks)
     settings = load_config(ScreenConfig, config, [
         f"library={library}", f"read.names={names}", f"evaluation.stages={STAGES}", "reference=none",
         f"farm.ranks={ranks}", *overrides,
     ])  # fmt: skip
-    run = begin_run(run_path, settings)
-    code = resume_run(run_path, ranks)
+    begin_run(run_path, settings, "reference")
+    return resume_run(run_path, ranks)
+
+
+def finish_reference(run: RunDir, ranks: int) -> int:
+    """Relax the elements and fit the baseline, once the MOFs are done; returns the exit code."""
+    config = load_config(ScreenConfig, run.config)
+    code = _relax_elements(run, config, ranks or config.farm.ranks)
     if code == DONE:
-        code = _relax_elements(run, settings, ranks)
-    if code == DONE:
-        path = write_reference(run, settings)
+        path = write_reference(run, config)
         print(f"Reference set: {path}; use it with --set reference={path}")
     return code
 
 
-def _selection(library: str, run_path: Path, count: int, max_atoms: int, ranks: int) -> Path:
+def _selection(run: RunDir, library: str, count: int, max_atoms: int, ranks: int) -> Path:
     """The file with the names of the chosen MOFs; chosen once, then fixed."""
     from data_prep.reference_set import find_members, stratified
 
-    path = run_path.absolute().parent / f"{run_path.name}.names"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    if run.names.name not in list_names(run.path):
         members = stratified(find_members(library, max_atoms, ranks, _tell), count, seed=0)
         if not members:
             raise UsageError(f"No entry of {library} can enter a reference set (H-complete, <= {max_atoms} atoms).")
-        publish_text(path, "\n".join(m.name for m in members) + "\n")
-    return path
+        publish_text(run.names, "\n".join(m.name for m in members) + "\n")
+    return run.names
 
 
 def _tell(done: int, total: int) -> None:
@@ -105,9 +108,12 @@ def write_reference(run: RunDir, config: ScreenConfig) -> Path:
         if not n.startswith(ELEMENT) and r.bonds_broken == 0
     ]
     judge = run.provenance_record()["potential"]
-    reference = build_reference_set(
-        judge["id"], judge["weights_sha256"], config.evaluation.relax.digest(), elements, mofs
-    )
+    try:
+        reference = build_reference_set(
+            judge["id"], judge["weights_sha256"], config.evaluation.relax.digest(), elements, mofs
+        )
+    except ValueError as error:
+        raise UsageError(f"{run.path}: {error}; build it with a larger --count or --max-atoms.") from error
     path = run.path / "reference.json"
     replace_text(path, reference.to_json())
     return path

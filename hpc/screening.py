@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc import exit_codes
+from hpc.worker import load_run_potential
 from promof_hpc.config import ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
 from promof_hpc.store.run_dir import RunDir, is_ingested
@@ -45,8 +46,8 @@ def screen_library(config: ScreenConfig, run_path: Path | None, as_json: bool) -
     return resume_run(path, 0, as_json)
 
 
-def begin_run(path: Path, config: ScreenConfig) -> RunDir:
-    """Make the run directory, or check that an existing one was begun with this configuration."""
+def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
+    """Make the run directory with its configuration, or check that an existing one has this configuration."""
     if "config.yaml" in list_names(path.absolute()):
         run = RunDir.open(path)
         before = load_config(ScreenConfig, run.config)
@@ -59,28 +60,24 @@ def begin_run(path: Path, config: ScreenConfig) -> RunDir:
     from promof_hpc.screen.library import scan
 
     scan(config.library)  # a library that cannot be used leaves nothing behind
+    potential = _load(config)
     run = RunDir.create(path)
-    publish_text(run.config, dump_config(config))
+    record_provenance(run, config, potential, kind)
+    publish_text(run.config, dump_config(config))  # last: a directory with a configuration is a run
     return run
 
 
 def resume_run(path: Path, ranks: int, as_json: bool = False) -> int:
-    """Do what is missing of a run: read the library, evaluate, write table and report."""
-    from hpc.console import Progress, say
+    """Do what is missing of a run of any kind, then write its table and report."""
+    from hpc.console import say
     from hpc.inspection import summary, write_report
-    from hpc.local import leading, run_to_the_end
-    from promof_hpc.screen.ingest import ingest
 
     run = RunDir.open(path)
-    config = load_config(ScreenConfig, run.config)
-    ranks = ranks or config.farm.ranks
-    with leading(run, config.farm.claim_expiry_s), Progress(run, config.budget, quiet=as_json) as progress:
-        if not is_ingested(run):
-            potential = _load(config)
-            record_provenance(run, config, potential)
-            ingest(run, config, potential, progress.reading, workers=ranks)
-            del potential
-        code = run_to_the_end(run, ranks, progress.evaluating, config.farm.claim_expiry_s)
+    code = complete(run, ranks, quiet=as_json)
+    if code == exit_codes.DONE and run.provenance_record()["kind"] == "reference":
+        from hpc.reference import finish_reference
+
+        code = finish_reference(run, ranks)
     page = write_report(run)
     if as_json:
         print(json.dumps(summary(run)))
@@ -89,10 +86,26 @@ def resume_run(path: Path, ranks: int, as_json: bool = False) -> int:
     return code
 
 
-def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential) -> None:
+def complete(run: RunDir, ranks: int = 0, quiet: bool = False) -> int:
+    """Read what has not been read of the library and evaluate every open batch; returns the exit code."""
+    from hpc.console import Progress
+    from hpc.local import leading, run_to_the_end
+    from promof_hpc.screen.ingest import ingest
+
+    config = load_config(ScreenConfig, run.config)
+    ranks = ranks or config.farm.ranks
+    with leading(run, config.farm.claim_expiry_s), Progress(run, config.budget, quiet) as progress:
+        if not is_ingested(run):
+            potential = load_run_potential(run, config.evaluation)
+            ingest(run, config, potential, progress.reading, workers=ranks)
+            del potential
+        return run_to_the_end(run, ranks, progress.evaluating, config.farm.claim_expiry_s)
+
+
+def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential, kind: str) -> None:
     """What the numbers of the run come from; written once, at its first start."""
     record: dict[str, Any] = {
-        "kind": "screen",
+        "kind": kind,
         "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv[1:],
         "library": config.library,

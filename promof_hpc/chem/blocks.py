@@ -21,6 +21,7 @@ class Kind(IntEnum):
 class DecomposeReason(StrEnum):
     """Why a structure is not taken apart into finite metal nodes and closed-shell organic linkers."""
 
+    NOT_A_CRYSTAL = "not_a_crystal"
     TOO_LARGE = "too_large"
     OVERLAP = "overlap"
     NO_METAL = "no_metal"

@@ -16,7 +16,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 from scipy.optimize import minimize
 
-from promof_hpc.chem.numbering import numberings, settle_siblings
+from promof_hpc.chem.numbering import Graph, numberings, settle_siblings
 from promof_hpc.errors import Refused
 from promof_hpc.geometry.rotation import Superposition, superpose
 from promof_hpc.geometry.torsion import Torsions, derivatives, measure, set_angles, turn, wrap
@@ -160,7 +160,8 @@ def _embed(mol: Chem.Mol, seed: int, count: int) -> bool:
 
 def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsions: Torsions) -> Match | None:
     """Compare the symmetric numberings with copied torsions; refine the torsions of the better ones."""
-    orders = numberings(mol, conformer.mol)
+    graph = Graph.of(mol)
+    orders = numberings(graph, Graph.of(conformer.mol))
     if not orders:
         return None
     heavy, angles = _heavy_mask(mol), measure(crystal, torsions.quads)
@@ -170,8 +171,7 @@ def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsion
     for k in sorted(range(len(fits)), key=lambda k: fits[k].rmsd_ang)[:REFINED_NUMBERINGS]:
         moved = fits[k].apply(stack[k])
         squares = ((crystal[:, None] - moved[None]) ** 2).sum(-1)
-        order = settle_siblings(np.arange(len(crystal)), mol, mol, squares)
-        positions = stack[k][order]
+        positions = stack[k][settle_siblings(graph, squares)]
         if len(torsions) and superpose(positions[heavy], crystal[heavy]).rmsd_ang > 0.5 * GOOD_RMSD_ANG:
             positions = _refine(positions, crystal, heavy, torsions)
         local = positions - positions.mean(0)

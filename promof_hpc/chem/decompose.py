@@ -35,6 +35,9 @@ def decompose(structure: Structure, *, reduce: bool = True, max_atoms: int = MAX
     Raises:
         Refused: with a `DecomposeReason` and the place in the structure.
     """
+    finite = np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()
+    if not len(structure) or not finite or structure.volume < 1e-3:  # spglib crashes on such arrays
+        raise Refused(DecomposeReason.NOT_A_CRYSTAL, "no atoms, a flat cell, or coordinates that are not numbers")
     cell = primitive(structure) if reduce else structure
     if len(cell) > max_atoms:
         raise Refused(DecomposeReason.TOO_LARGE, f"{len(cell)} atoms in the primitive cell, the limit is {max_atoms}")

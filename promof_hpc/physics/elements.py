@@ -2,7 +2,8 @@
 
 Metals and noble gases come from ASE's table of reference states (Ashcroft and Mermin; Kittel). Diatomic gases are one
 molecule in a box, Br2 and I2 too. The other structures are typed in below from the literature as collected by
-J. Donohue, The Structures of the Elements (Wiley, 1974), or the paper named beside them.
+J. Donohue, The Structures of the Elements (Wiley, 1974), or the paper named beside them. All are only starts: the
+potential's own relaxation sets the final cell.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ FROM_ASE = (
 
 WITHOUT = {
     "Pm": "no measured crystal structure is at hand",
-    "Pa": "no measured crystal structure is at hand",
     "Np": "its orthorhombic cell is not typed in",
     "Pu": "its monoclinic cell is not typed in",
 }
@@ -55,8 +55,8 @@ class _Crystal:
 _RIGHT = (90.0, 90.0, 90.0)
 _HEXAGONAL = (90.0, 90.0, 120.0)
 TYPED_IN = {
-    # α-boron, B12 icosahedra (Will and Kiefer, Z. Anorg. Allg. Chem. 627, 2100, 2001)
-    "B": _Crystal(166, (4.9179, 4.9179, 12.5805, *_HEXAGONAL), ((0.11892, 0.23784, 0.89122), (0.19685, 0.3937, 0.0243))),
+    # α-boron, B12 icosahedra (Decker and Kasper, Acta Cryst. 12, 503, 1959)
+    "B": _Crystal(166, (4.908, 4.908, 12.567, *_HEXAGONAL), ((0.1187, 0.2374, 0.8913), (0.1963, 0.3926, 0.0242))),
     # graphite
     "C": _Crystal(194, (2.464, 2.464, 6.711, *_HEXAGONAL), ((0.0, 0.0, 0.25), (1 / 3, 2 / 3, 0.25))),
     # black phosphorus (Brown and Rundqvist, Acta Cryst. 19, 684, 1965)
@@ -86,6 +86,7 @@ TYPED_IN = {
     "Sb": _Crystal(166, (4.307, 4.307, 11.273, *_HEXAGONAL), ((0.0, 0.0, 0.23349),)),
     "Sm": _Crystal(166, (3.629, 3.629, 26.207, *_HEXAGONAL), ((0.0, 0.0, 0.0), (0.0, 0.0, 0.222))),
     "Bi": _Crystal(166, (4.546, 4.546, 11.862, *_HEXAGONAL), ((0.0, 0.0, 0.23389),)),
+    "Pa": _Crystal(139, (3.925, 3.925, 3.238, *_RIGHT), ((0.0, 0.0, 0.0),)),
     # α-uranium
     "U": _Crystal(63, (2.854, 5.869, 4.955, *_RIGHT), ((0.0, 0.1025, 0.25),)),
 }

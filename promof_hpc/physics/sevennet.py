@@ -29,15 +29,21 @@ class SevenNet0:
     max_atoms: int | None = None
     notes = "PBE level without dispersion (trained on MPtrj)"
 
-    def __init__(self, device: str = "cpu"):
+    def __init__(self, device: str = "cpu", batched: bool | None = None):
+        """Load the weights.
+
+        Args:
+            device: torch device.
+            batched: whether structures go together; by default on a GPU and not on a CPU.
+        """
         import torch
-        from sevenn import _keys, _const
+        from sevenn import _const, _keys
         from sevenn.util import load_checkpoint
 
         weights = Path(_const.SEVENNET_0_11Jul2024)
         self.weights_sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
         self._device, self._keys = torch.device(device), _keys
-        self.batched = self._device.type != "cpu"
+        self.batched = self._device.type != "cpu" if batched is None else batched
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             checkpoint = load_checkpoint(weights)

@@ -60,6 +60,11 @@ class RunDir:
         return self.path / "provenance.json"
 
     @property
+    def names(self) -> Path:
+        """Names of the entries that a reference set was drawn to have."""
+        return self.path / "names.txt"
+
+    @property
     def entries(self) -> Path:
         """Names of the library's entries, fixed at the first look."""
         return self.path / "entries.json"

@@ -43,7 +43,7 @@ LINKERS = {
     "pyridone": "O=c1cc[nH]cc1",
     "azobenzene dicarboxylate": "O=C([O-])c1ccc(N=Nc2ccc(C(=O)[O-])cc2)cc1",
     "dimethylformamide": "CN(C)C=O",
-    "aniline": "Nc1cc(C(=O)[O-])ccc1C(=O)[O-]",
+    "aminoterephthalate": "Nc1cc(C(=O)[O-])ccc1C(=O)[O-]",
 }
 
 
