@@ -54,8 +54,10 @@ class GateResult:
 
     Attributes:
         passed: no failure.
-        score: 1 where passed; otherwise in [0, 0.95], the mean of three shares: contacts that are bonded, room left at
-            the worst overlap, and how far the net is one net periodic in three directions. It grades rejects.
+        score: 1 where passed; otherwise in [0, 0.95], to grade rejects: 1/(1 + depth of all overlaps) times the mean of
+            1, the share of contacts that are bonded, and how far the net is a single net periodic in three directions.
+            Overlaps multiply because atoms on top of each other close every contact. The depth of a pair is 1 where
+            two atoms coincide and 0 at the limit.
         failures: every reason, in the order of `GateReason`.
     """
 
@@ -113,15 +115,15 @@ def gate(structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP) 
         detail = f"{len(structure)} atoms, the blocks have {len(expected.block_of)}"
         return GateResult(False, 0.0, (*failures, GateFailure(GateReason.OTHER_BLOCKS, detail)))
     found = bonds(structure)
-    room, worst = _room_between_blocks(structure, expected)
-    if room < 1.0:
+    depth, worst = _overlap_between_blocks(structure, expected)
+    if depth > 0.0:
         failures.append(GateFailure(GateReason.OVERLAP, worst))
     if found.shortest > 0.0:
         failures += _connectivity(structure, expected, atom_cap)
     if not failures:
         return GateResult(True, 1.0, ())
     share = _closed_contacts(found, expected) / max(1, expected.contacts)
-    graded = (min(1.0, share) + room + _net_share(structure, found)) / 3
+    graded = (1.0 + min(1.0, share) + _net_share(structure, found)) / 3 / (1.0 + depth)
     order = list(GateReason)
     failures.sort(key=lambda f: order.index(f.reason))
     return GateResult(False, min(BEST_FAILED_SCORE, graded), tuple(failures))
@@ -140,11 +142,11 @@ def _packing(structure: Structure, atom_cap: int) -> list[GateFailure]:
     return failures
 
 
-def _room_between_blocks(structure: Structure, expected: Expected) -> tuple[float, str]:
-    """Smallest distance between blocks over its limit, at most 1, and the pair in words."""
+def _overlap_between_blocks(structure: Structure, expected: Expected) -> tuple[float, str]:
+    """Summed depth of the pairs of atoms of different blocks that are too close, and the worst of them in words."""
     numbers = np.asarray(structure.numbers)
     if structure.volume < len(numbers):
-        return 0.0, "less than 1 Å³ per atom"
+        return float(len(numbers)), "less than 1 Å³ per atom"
     reach = 2 * OVERLAP_FACTOR * covalent_radii[numbers].max()
     i, j, shift, distance = near_pairs(structure, float(reach))
     together = (shift == expected.images[j] - expected.images[i]).all(1)
@@ -152,12 +154,12 @@ def _room_between_blocks(structure: Structure, expected: Expected) -> tuple[floa
     i, j, distance = i[between], j[between], distance[between]
     room = distance / (OVERLAP_FACTOR * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]]))
     if not len(room) or room.min() >= 1.0:
-        return 1.0, ""
+        return 0.0, ""
     k = int(room.argmin())
     pair = f"{chemical_symbols[numbers[i[k]]]}-{chemical_symbols[numbers[j[k]]]}"
-    return float(
-        room[k]
-    ), f"{int((room < 1).sum())} pairs between blocks too close, the worst {pair} {distance[k]:.2f} Å"
+    close = room < 1.0
+    worst = f"{int(close.sum())} pairs between blocks too close, the worst {pair} {distance[k]:.2f} Å"
+    return float((1.0 - room[close]).sum()), worst
 
 
 def _connectivity(structure: Structure, expected: Expected, atom_cap: int) -> list[GateFailure]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from promof_hpc.assembly.columns import flat, pointer, spans
+from promof_hpc.assembly.sites import directions
 from promof_hpc.chem.blocks import Block, Contact
 from promof_hpc.store.shard import CorruptShard, Shard, read_shard, write_shard
 
@@ -67,7 +68,7 @@ class NetLibrary:
         return table
 
     def candidates(self, signature: str, blocks: int) -> dict[str, list[Donor]]:
-        """Donors by net, the commonest net first, for component sets of this signature (either level) and block count."""
+        """Donors by net, the commonest net first, for sets of this signature (of either level) and number of blocks."""
         nets = self._by_signature.get((signature, blocks), {})
         return dict(sorted(nets.items(), key=lambda item: (-len(item[1]), item[0])))
 
@@ -94,22 +95,11 @@ def edge_geometry(contact: Contact, node: Block, linker: Block) -> tuple[np.ndar
     A single-atom linker has nothing behind its donor: the direction to the contact is taken twice.
     """
     ends = (
-        (contact.sites.mean(0), contact.behind.mean(0), node.rotation),
-        (linker.local[contact.donors].mean(0), contact.linker_behind.mean(0), linker.rotation),
+        (contact.sites, contact.behind, node.rotation),
+        (linker.local[contact.donors], contact.linker_behind, linker.rotation),
     )
-    directions, lengths = np.zeros((2, 2, 3)), np.zeros(2)
-    for k, (site, behind, rotation) in enumerate(ends):
-        lengths[k] = np.linalg.norm(site)
-        outward = _unit(rotation @ site)
-        onward = _unit(rotation @ (behind - site))
-        directions[k] = outward, onward if onward.any() else outward
-    return directions, lengths
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    """The vector at length one, or zero where it has none."""
-    length = float(np.linalg.norm(vector))
-    return vector / length if length > 1e-6 else np.zeros_like(vector)
+    outward = np.stack([directions(sites, behind, np.zeros(3)) @ turn.T for sites, behind, turn in ends])
+    return outward, np.array([np.linalg.norm(sites.mean(0)) for sites, *_ in ends])
 
 
 def _columns(donors: Sequence[Donor]) -> dict[str, np.ndarray | list[str]]:

@@ -136,7 +136,7 @@ def _block_columns(blocks: Sequence[Block]) -> dict[str, Column]:
 def _matched_columns(blocks: Sequence[Block], matched: Sequence[MatchedBlock | None]) -> dict[str, Column]:
     """Matched geometry; rows of NaN stand for a block without one."""
 
-    def take(of: Callable[[MatchedBlock], np.ndarray | float], shape: tuple[int, ...]) -> list[np.ndarray]:
+    def take(of: Callable[[MatchedBlock], np.ndarray | float], *shape: int) -> list[np.ndarray]:
         return [np.full(shape, np.nan) if m is None else np.asarray(of(m)) for m in matched]
 
     local = [
@@ -144,9 +144,9 @@ def _matched_columns(blocks: Sequence[Block], matched: Sequence[MatchedBlock | N
     ]
     return {
         "matched_local": flat(local, np.float32, 3),
-        "matched_rotation": np.array(take(lambda m: m.rotation, (3, 3)), np.float32).reshape(-1, 3, 3),
+        "matched_rotation": np.array(take(lambda m: m.rotation, 3, 3), np.float32).reshape(-1, 3, 3),
         "matched_centroid": np.array(take(lambda m: m.centroid, 3), np.float32).reshape(-1, 3),
-        "matched_rmsd_ang": np.array(take(lambda m: m.rmsd_ang, ()), np.float32),
+        "matched_rmsd_ang": np.array(take(lambda m: m.rmsd_ang), np.float32),
         "matched_template": np.array([NO_TEMPLATE if m is None else m.template for m in matched], np.int32),
     }
 

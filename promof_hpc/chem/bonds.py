@@ -139,9 +139,7 @@ def near_pairs(structure: Structure, reach: float) -> tuple[np.ndarray, np.ndarr
     # matscipy counts images from the cell that an atom was wrapped into; wrapping here keeps the count ours
     inside = np.floor(structure.fractional).astype(np.int32)
     wrapped = structure.positions - inside @ cell
-    i, j, distance, shift = neighbour_list(
-        "ijdS", positions=wrapped, cell=cell, pbc=np.ones(3, bool), numbers=structure.numbers, cutoff=reach
-    )
+    i, j, distance, shift = neighbour_list("ijdS", positions=wrapped, cell=cell, pbc=np.ones(3, bool), cutoff=reach)
     shift = shift + inside[i] - inside[j]
     positive = (shift[:, 0] > 0) | ((shift[:, 0] == 0) & (shift[:, 1] > 0))
     positive |= (shift[:, 0] == 0) & (shift[:, 1] == 0) & (shift[:, 2] > 0)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from scipy.optimize import minimize
 
 from promof_hpc.chem.numbering import Graph, numberings, settle_siblings
@@ -87,8 +88,8 @@ def embed(smiles: str, seed: int, count: int = 1) -> Conformers:
         mol = Chem.AddHs(bare)
         if not _embed(mol, seed, count):
             raise Refused(ConformerReason.NOT_EMBEDDED, f"no 3D coordinates found for {smiles}; try another seed")
-        if AllChem.MMFFHasAllMoleculeParams(mol):
-            AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=FORCE_FIELD_STEPS)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=FORCE_FIELD_STEPS)
     positions = np.stack([c.GetPositions() for c in mol.GetConformers()])
     return Conformers(mol, positions - positions.mean(1, keepdims=True))
 
@@ -147,13 +148,13 @@ def _cached_embed(smiles: str, seed: int) -> Conformers:
 
 def _embed(mol: Chem.Mol, seed: int, count: int) -> bool:
     """Give `mol` conformers; random starting coordinates help where distance geometry alone fails."""
-    parameters = AllChem.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()  # its stubs type every attribute as the class
     parameters.randomSeed = seed
     parameters.maxIterations = EMBED_ITERATIONS
     parameters.timeout = EMBED_TIMEOUT_S
     for random_start in (False, True):
         parameters.useRandomCoords = random_start
-        if len(AllChem.EmbedMultipleConfs(mol, count, parameters)) == count:
+        if len(rdDistGeom.EmbedMultipleConfs(mol, count, parameters)) == count:
             return True
     return False
 
@@ -164,7 +165,7 @@ def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsion
     orders = numberings(graph, Graph.of(conformer.mol))
     if not orders:
         return None
-    heavy, angles = _heavy_mask(mol), measure(crystal, torsions.quads)
+    heavy, angles = heavy_mask(mol), measure(crystal, torsions.quads)
     stack = set_angles(np.stack([conformer.positions[0][order] for order in orders]), torsions, angles)
     fits = [superpose(positions[heavy], crystal[heavy]) for positions in stack]
     matches = []
@@ -180,7 +181,7 @@ def _best_fit(conformer: Conformers, mol: Chem.Mol, crystal: np.ndarray, torsion
     return min(matches, key=lambda m: m.rmsd_ang)
 
 
-def _heavy_mask(mol: Chem.Mol) -> np.ndarray:
+def heavy_mask(mol: Chem.Mol) -> np.ndarray:
     """True for atoms that count in an RMSD [n]: the heavy ones, or all where there are none."""
     heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
     return heavy if heavy.any() else np.ones(len(heavy), bool)

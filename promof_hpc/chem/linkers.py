@@ -23,7 +23,11 @@ ODD_GROUPS = [
         ("[C-]#[C-]", "bare acetylide"),
         ("[C-;!$([C-]#[N,C,O])]", "carbanion"),
         ("[#6]=[C;!R]=[#6]", "allene (hydrogen missing?)"),
-        ("[O+]", "oxonium (one H too many?)"),
+        ("[O+;!$([O+]#[C-])]", "oxonium (one H too many?)"),
+        ("[C;-2,-3]", "carbon with two open valences (hydrogen missing?)"),
+        ("[CX4]([O-])[O-]", "geminal diolate (hydrogen on a carboxylate?)"),
+        ("[N-]([CX4])[CX4]", "amide ion between saturated carbons (hydrogen missing?)"),
+        ("[r3;R2]~[r3;R2]", "fused three-membered rings (two models on top of each other?)"),
         ("C1OO1", "dioxirane (two models of a carboxylate on top of each other?)"),
         ("[P]=[#6]", "phosphorus-carbon double bond (hydrogen missing?)"),
     )

@@ -57,6 +57,8 @@ def open_valences(numbers: np.ndarray, pairs: Sequence[Pair]) -> Valences:
         open_[k], charge[k] = _open_valence(z, d)
         if open_[k] < 0:
             raise Refused(DecomposeReason.VALENCE, f"{chemical_symbols[z]} with {d} neighbours")
+    if n == 2 and sorted(numbers.tolist()) == [6, 8]:  # carbon monoxide is written [C-]#[O+]
+        open_[numbers == 8], charge[numbers == 8] = 2, 1
     natural = (numbers == 7) & (terminal_oxygens > 0) & (degree == 3)
     for a, b in (*pairs, *((b, a) for a, b in pairs)):
         natural[a] |= bool(numbers[a] == 7 and degree[a] == 2 and degree[b] == 1 and numbers[b] in (6, 7))

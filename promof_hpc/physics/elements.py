@@ -23,9 +23,11 @@ MOLECULAR = frozenset(BOND_LENGTHS_ANG)
 """Elements whose reference is a molecule in a box: relax their positions, keep their cell."""
 
 FROM_ASE = (
-    "He Li Be Ne Na Mg Al Si Ar K Ca Sc Ti V Cr Fe Co Ni Cu Zn Ge Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd Xe Cs Ba La "
-    "Ce Pr Nd Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Ac Th"
-).split()
+    "He", "Li", "Be", "Ne", "Na", "Mg", "Al", "Si", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Fe", "Co", "Ni", "Cu",
+    "Zn", "Ge", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "Xe", "Cs", "Ba", "La",
+    "Ce", "Pr", "Nd", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt",
+    "Au", "Hg", "Tl", "Pb", "Ac", "Th",
+)  # fmt: skip
 
 WITHOUT = {
     "Pm": "no measured crystal structure is at hand",

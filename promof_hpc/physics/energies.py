@@ -175,7 +175,8 @@ def _occurrences(compositions: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def _ridge(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
     """Coefficients of the ridge regression of y [S] on x [S, E] and its leave-one-out error.
 
-    The error left out follows from the hat matrix H: residual / (1 - H_ii) (Allen's PRESS, Technometrics 16, 125, 1974).
+    The error of a structure left out follows from the hat matrix H: residual / (1 - H_ii) (Allen's PRESS,
+    Technometrics 16, 125, 1974).
     """
     inverse = np.linalg.inv(x.T @ x + strength * len(y) * np.eye(x.shape[1]))
     coefficients = inverse @ x.T @ y

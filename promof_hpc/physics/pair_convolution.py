@@ -58,19 +58,24 @@ class Plan:
         if any(i.connection_mode != "uvu" or not i.has_weight for i in product.instructions):
             raise ValueError("only weighted uvu paths are implemented")
         x_blocks, y_blocks, out_blocks = product.irreps_in1, product.irreps_in2, product.irreps_out
-        paths, signs, indices, coefficients, weights = [], [], [], [], 0
+        paths: list[list[int]] = []
+        indices: list[np.ndarray] = []
+        coefficients: list[np.ndarray] = []
+        weights = rows = 0
         for ins in product.instructions:
             mul, ir_x = x_blocks[ins.i_in1]
             ir_y, ir_out = y_blocks[ins.i_in2].ir, out_blocks[ins.i_out].ir
             symbol = wigner_3j(ir_x.l, ir_y.l, ir_out.l, dtype=torch.float64).numpy() * ins.path_weight
             used = np.argwhere(np.abs(symbol) > 1e-9)
-            begin = sum(map(len, indices))
             coefficients.append(symbol[tuple(used.T)])
-            indices.append(used + [0, y_blocks.slices()[ins.i_in2].start, 0])
-            starts = [x_blocks.slices()[ins.i_in1].start, out_blocks.slices()[ins.i_out].start]
-            paths.append([mul, ir_x.dim, ir_out.dim, *starts, weights, begin, begin + len(used)])
-            signs.append((-1) ** ir_y.l)
-            weights += mul
+            at_x, at_y, at_out = (
+                blocks.slices()[k].start
+                for blocks, k in ((x_blocks, ins.i_in1), (y_blocks, ins.i_in2), (out_blocks, ins.i_out))
+            )
+            indices.append(used + np.array([0, at_y, 0]))
+            paths.append([mul, ir_x.dim, ir_out.dim, at_x, at_out, weights, rows, rows + len(used)])
+            weights, rows = weights + mul, rows + len(used)
+        signs = [(-1) ** y_blocks[ins.i_in2].ir.l for ins in product.instructions]
         into, back = _component_major(x_blocks), _component_major(out_blocks)
         return cls(
             np.array(paths, np.int64), np.array(signs, np.float32), np.concatenate(indices).astype(np.int64),
@@ -109,7 +114,13 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, plan: Plan, first: torch.Tensor, second: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        w: torch.Tensor,
+        plan: Plan,
+        first: torch.Tensor,
+        second: torch.Tensor,
     ) -> torch.Tensor:
         major = x.index_select(1, plan.into)
         out = torch.zeros(len(x), len(plan.out_of))
@@ -121,7 +132,7 @@ class _Convolve(torch.autograd.Function):
         return out.index_select(1, plan.out_of)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         arrays, ends, tables, plan = ctx.saved
         by_out = gradient.index_select(1, plan.back).numpy()
         by = [np.zeros_like(a) for a in arrays]

@@ -31,7 +31,7 @@ PROBE_RADIUS_ANG = 1.2
 SPACING_ANG = 0.3
 """Largest voxel edge in a cell of ordinary size."""
 
-MAX_VOXELS = 500_000
+MAX_VOXELS = 800_000
 """Voxels in a cell of any size: the spacing grows from where `SPACING_ANG` would take more."""
 
 TOLERANCES_ANG = (0.05, 1e-3)

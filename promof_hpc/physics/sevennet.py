@@ -85,9 +85,7 @@ class SevenNet0:
         energies = [float(part.sum()) for part in torch.split(atomic.cpu(), sizes)]
         forces = torch.split(out[self._keys.PRED_FORCE].detach().double().cpu(), sizes)
         stresses = out[self._keys.PRED_STRESS].detach().double().cpu().numpy()
-        return [
-            Prediction(e, f.numpy(), _stress(v)) for e, f, v in zip(energies, forces, stresses, strict=True)
-        ]
+        return [Prediction(e, f.numpy(), _stress(v)) for e, f, v in zip(energies, forces, stresses, strict=True)]
 
     def _graph(self, structures: Sequence[Structure]) -> dict[str, Any]:
         """The structures as one graph in sevenn's keys, atoms of later structures numbered on."""

@@ -76,7 +76,7 @@ def read_bytes(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> bytes:
 
 
 def _named_blocks(document: gemmi.cif.Document) -> list[tuple[str, gemmi.cif.Block]]:
-    with_sites = [b for b in document if b.find_loop("_atom_site_fract_x") or b.find_loop("_atom_site.fract_x")]
+    with_sites = [b for b in document if b.find_loop("_atom_site_fract_x")]
     named, seen = [], dict[str, int]()
     for content in with_sites or list(document):
         seen[content.name] = seen.get(content.name, 0) + 1

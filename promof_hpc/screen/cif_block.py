@@ -36,18 +36,20 @@ class Sites:
         labels: as in the file [n].
         numbers: atomic numbers, int32 [n]; deuterium and tritium are 1.
         fractional: as in the file [n, 3], not wrapped.
+        rows: of the file's table that they are; dummy sites are left out.
         notes: what was decided, for the reader's notes.
     """
 
     labels: tuple[str, ...]
     numbers: np.ndarray
     fractional: np.ndarray
+    rows: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Block:
-    """The tags of a data block, lower case, with dots as underscores (the two generations of the dictionary).
+    """The tags of a data block, lower case.
 
     Attributes:
         name: of the block.
@@ -64,11 +66,11 @@ class Block:
         for item in block:
             if item.pair is not None:
                 tag, value = cast("tuple[str, str]", item.pair)
-                values.setdefault(_tag(tag), [value])
+                values.setdefault(tag.lower(), [value])
             elif item.loop is not None:
                 width, flat = len(item.loop.tags), item.loop.values
                 for k, tag in enumerate(item.loop.tags):
-                    values.setdefault(_tag(tag), flat[k::width])
+                    values.setdefault(tag.lower(), flat[k::width])
         return cls(block.name, values)
 
     def text(self, *tags: str) -> str | None:
@@ -152,6 +154,8 @@ def read_sites(block: Block) -> Sites:
     names = tuple(label or f"site {k + 1}" for k, label in enumerate(labels))
     flags = _column(block, "_atom_site_calc_flag", count)
     kept = [k for k in range(count) if flags[k].lower() not in ("dum", "dummy")]
+    if not kept:
+        raise Refused(ReadReason.NO_ATOMS, "all sites are dummies; write at least one atom")
     notes = (f"{count - len(kept)} dummy sites left out",) if len(kept) < count else ()
     numbers, fractional = [], []
     for k, occupancy in zip(kept, _occupancies(block, kept, count, names), strict=True):
@@ -162,11 +166,8 @@ def read_sites(block: Block) -> Sites:
             )
         numbers.append(_atomic_number(types[k], labels[k], names[k]))
         fractional.append(_coordinates([column[k] for column in columns if column is not None], names[k]))
-    return Sites(tuple(names[k] for k in kept), np.array(numbers, np.int32), np.array(fractional).reshape(-1, 3), notes)
-
-
-def _tag(tag: str) -> str:
-    return tag.lower().replace(".", "_")
+    kept_names = tuple(names[k] for k in kept)
+    return Sites(kept_names, np.array(numbers, np.int32), np.array(fractional), tuple(kept), notes)
 
 
 def _column(block: Block, tag: str, count: int) -> list[str]:

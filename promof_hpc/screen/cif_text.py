@@ -11,6 +11,10 @@ import gemmi
 from promof_hpc.errors import Refused
 from promof_hpc.screen.refusals import DEFAULT_LIMITS, ReadLimits, ReadReason
 
+BARE_NAME = re.compile(
+    r"""^(\s*_(?:symmetry_)?space_group_name_(?:H-M|H-M_alt|H-M_ref|Hall)[ \t]+)([^\s'"#;][^'"#\n]*?)[ \t]*$""",
+    re.MULTILINE | re.IGNORECASE,
+)
 CONTROLS_IN_TEXT = 16  # more control characters than this in the first 4096 are not text
 
 
@@ -25,12 +29,23 @@ def parse(data: bytes, limits: ReadLimits = DEFAULT_LIMITS) -> gemmi.cif.Documen
         start = " ".join(text.split())[:40].encode("ascii", "backslashreplace").decode()
         raise Refused(ReadReason.NOT_A_CIF, f"no line begins with data_ (the file begins '{start}'); give a CIF file")
     try:
-        document = gemmi.cif.read_string(text, check_level=0)
+        document = _tokenise(text)
     except (ValueError, RuntimeError, IndexError) as error:
         raise _syntax_refusal(text, str(error)) from error
     if not text.endswith("\n"):
         _refuse_cut(document)
     return document
+
+
+def _tokenise(text: str) -> gemmi.cif.Document:
+    """Parse; a bare space-group name with spaces (a third of CoRE MOF's FSR set has `P 1`) is quoted first."""
+    try:
+        return gemmi.cif.read_string(text, check_level=0)
+    except (ValueError, RuntimeError):
+        quoted = BARE_NAME.sub(r'\1"\2"', text)
+        if quoted == text:
+            raise
+        return gemmi.cif.read_string(quoted, check_level=0)
 
 
 def inflate(data: bytes, limits: ReadLimits) -> bytes:
@@ -77,8 +92,14 @@ def decode(data: bytes) -> str:
             text = data.decode("latin-1")
     # files from DOS end with \x1a; the tokeniser knows neither it nor form feeds and hard spaces
     text = text.rstrip("\x1a").replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\xa0", " ")
+    # the newer dictionary writes _cell.length_a for _cell_length_a
+    text = re.sub(r"^(\s*_[A-Za-z]\w*)\.(?=[A-Za-z])", r"\1_", text, flags=re.MULTILINE) if "\n_cell." in text else text
     controls = sum(c < " " and c not in "\n\t" for c in text[:4096])
-    if "\x00" in text or controls > CONTROLS_IN_TEXT:
+    if "\x00" in text or controls > BARE_NAME = re.compile(
+    r"""^(\s*_(?:symmetry_)?space_group_name_(?:H-M|H-M_alt|H-M_ref|Hall)[ \t]+)([^\s'"#;][^'"#\n]*?)[ \t]*$""",
+    re.MULTILINE | re.IGNORECASE,
+)
+CONTROLS_IN_TEXT:
         raise Refused(ReadReason.BINARY, "the file is binary, not text; give a CIF file")
     return text
 
@@ -115,7 +136,7 @@ def _refuse_cut(document: gemmi.cif.Document) -> None:
     width = len(loop.tags)
     column = loop.values[width - 1 :: width]
     shorter = len(column) > 1 and len(column[-1]) < min(map(len, column[:-1]))
-    is_symbol = loop.tags[-1].lower().replace(".", "_") == "_atom_site_type_symbol"
+    is_symbol = loop.tags[-1].lower() == "_atom_site_type_symbol"
     if _is_cut_symbol(loop, column) if is_symbol else shorter:
         raise Refused(
             ReadReason.TRUNCATED,
@@ -125,7 +146,7 @@ def _refuse_cut(document: gemmi.cif.Document) -> None:
 
 def _is_cut_symbol(loop: gemmi.cif.Loop, symbols: Sequence[str]) -> bool:
     """Whether the last symbol is not the one its label begins with, though all others are."""
-    tags = [tag.lower().replace(".", "_") for tag in loop.tags]
+    tags = [tag.lower() for tag in loop.tags]
     if "_atom_site_label" not in tags:
         return False
     labels = loop.values[tags.index("_atom_site_label") :: len(tags)]

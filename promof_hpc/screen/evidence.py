@@ -98,13 +98,15 @@ def check_second_reader(block: gemmi.cif.Block, sites: Sites, read: Structure, o
     if abs(second.cell.volume - read.volume) > 1e-4 * read.volume:
         raise _second(f"a second reader finds a cell of {second.cell.volume:.1f} Å³, not {read.volume:.1f}")
     listed = Structure(sites.numbers, sites.fractional @ read.cell, read.cell)
+    second.sites = gemmi.SmallStructure.SiteList([second.sites[k] for k in sites.rows if k < len(second.sites)])
     theirs = _as_structure(second.sites, read.cell)
-    if len(theirs) == len(listed) and (theirs.numbers == 0).any():  # it does not know the element of a bare label
-        return
+    knows_elements = bool(theirs.numbers.all())  # of some bare labels it does not
+    if not knows_elements and len(theirs) == len(listed):
+        theirs = Structure(np.where(theirs.numbers == 0, listed.numbers, theirs.numbers), theirs.positions, read.cell)
     if not same_atoms(listed, theirs, SITE_TOLERANCE_ANG):
         raise _second(f"a second reader finds the sites {theirs.formula}, not {listed.formula}")
     group = second.spacegroup
-    if len(operators) == 1 or group is None or not _same_group(group, operators):
+    if not knows_elements or len(operators) == 1 or group is None or not _same_group(group, operators):
         return
     theirs = _as_structure(second.get_all_unit_cell_sites(), read.cell)
     if len(theirs) != len(read) or not same_atoms(read, theirs, 0.1):

@@ -189,7 +189,7 @@ def _in_archive(path: Path) -> Iterator[tuple[str, Source]]:
     """Structure files of an archive, and what was refused of it."""
     for member in sorted(archive.unpack(path, _is_structure_file), key=lambda m: m.name):
         if member.reason:
-            yield member.name, RefusedSource(ReadReason(member.reason), member.detail)
+            yield stem_of(member.name), RefusedSource(ReadReason(member.reason), member.detail)
         else:
             yield from _file_entries(Path(member.file), member.name.removeprefix("./"))
 

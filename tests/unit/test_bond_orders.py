@@ -104,7 +104,10 @@ def test_bond_lengths_tell_hydroquinone_from_quinone(co_ang: float, charge: int)
     lengths = np.array([co_ang if e == {6, 8} else 1.39 if e == {6} else 1.08 for e in ends])
     if charge == 0:  # quinoid: the two C-C bonds beside no C-O are short, the others long
         at_oxygen = {k for (a, b), e in zip(fragment.pairs, ends, strict=True) if e == {6, 8} for k in (a, b)}
-        inner = [e == {6} and a not in at_oxygen and b not in at_oxygen for (a, b), e in zip(fragment.pairs, ends, strict=True)]
+        inner = [
+            e == {6} and a not in at_oxygen and b not in at_oxygen
+            for (a, b), e in zip(fragment.pairs, ends, strict=True)
+        ]
         lengths = np.where([e == {6} for e in ends], np.where(inner, 1.34, 1.48), lengths)
     assert molecule(Fragment(fragment.numbers, fragment.pairs, lengths, fragment.donors)).charge == charge
 
@@ -126,10 +129,32 @@ def test_missing_hydrogen_is_refused(count: int) -> None:
     assert "hydrogen missing" in refusal.value.detail
 
 
-def test_bare_acetylide_is_refused() -> None:
-    acetylide = Fragment(np.array([6, 6]), ((0, 1),), np.array([1.2]), np.array([True, True]))
-    with pytest.raises(Refused, match="bare acetylide"):
-        molecule(acetylide)
+@pytest.mark.parametrize(
+    ("smiles", "name"),
+    [
+        ("[C-]#[C-]", "bare acetylide"),
+        ("C1OO1", "dioxirane"),
+        ("C[N-]C", "amide ion"),
+        ("CC([O-])[O-]", "geminal diolate"),
+        ("C12C3C1C23", "three-membered rings"),
+        ("C=C=C", "allene"),
+        ("CP(C)(C)=C", "phosphorus-carbon"),
+    ],
+)
+def test_groups_that_only_faulty_files_have_are_refused(smiles: str, name: str) -> None:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    numbers = tuple(a.GetAtomicNum() for a in mol.GetAtoms())
+    pairs = tuple((b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds())
+    orders = tuple(int(b.GetBondTypeAsDouble()) for b in mol.GetBonds())
+    charges = tuple(a.GetFormalCharge() for a in mol.GetAtoms())
+    with pytest.raises(Refused, match=name) as refusal:
+        linker_molecule(smiles, numbers, pairs, Lewis(orders, charges))
+    assert refusal.value.reason is DecomposeReason.ODD_CHEMISTRY
+
+
+def test_carbon_monoxide_is_written_with_a_triple_bond() -> None:
+    carbonyl = Fragment(np.array([8, 6]), ((0, 1),), np.array([1.14]), np.array([False, True]))
+    assert molecule(carbonyl).key == "[C-]#[O+]"
 
 
 def test_too_many_neighbours_are_refused() -> None:

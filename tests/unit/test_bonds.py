@@ -7,7 +7,16 @@ from ase.neighborlist import primitive_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promof_hpc.chem.bonds import BondKind, atom_pieces, bonds, compare_bonds, formulas, free_pieces, is_metal, near_pairs
+from promof_hpc.chem.bonds import (
+    BondKind,
+    atom_pieces,
+    bonds,
+    compare_bonds,
+    formulas,
+    free_pieces,
+    is_metal,
+    near_pairs,
+)
 from promof_hpc.structure import Structure
 
 DATA = Path(__file__).parents[1] / "data"
@@ -51,7 +60,9 @@ def test_paddlewheel_has_one_copper_copper_bond_per_pair() -> None:
 
 def test_every_hydrogen_keeps_its_nearest_neighbour_only() -> None:
     # O-H...O with the H in a short hydrogen bond: 1.05 Å and 1.25 Å are both within the limit
-    h_bond = Structure(np.array([8, 1, 8], np.int32), np.array([[0, 0, 0], [1.05, 0, 0], [2.30, 0, 0.0]]), np.eye(3) * 9)
+    h_bond = Structure(
+        np.array([8, 1, 8], np.int32), np.array([[0, 0, 0], [1.05, 0, 0], [2.30, 0, 0.0]]), np.eye(3) * 9
+    )
     found = bonds(h_bond)
     assert found.edges() == [(0, 1, (0, 0, 0))]
 
@@ -86,7 +97,9 @@ def test_cell_without_room_for_its_atoms_has_no_bonds() -> None:
     assert found.shortest == 0.0
 
 
-@pytest.mark.parametrize(("number", "expected"), [(30, True), (32, True), (5, False), (14, False), (6, False), (52, False)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(30, True), (32, True), (5, False), (14, False), (6, False), (52, False)]
+)
 def test_metals_and_metalloids(number: int, expected: bool) -> None:
     assert is_metal(number) is expected
 

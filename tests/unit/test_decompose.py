@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from promof_hpc.chem.blocks import Decomposition, DecomposeReason, Kind
+from promof_hpc.chem.blocks import DecomposeReason, Decomposition, Kind
 from promof_hpc.chem.decompose import decompose, node_class
 from promof_hpc.errors import Refused
 from promof_hpc.geometry.topology import labelled_net, net_key
@@ -179,7 +179,7 @@ def test_missing_hydrogens_are_refused(mof5: Structure) -> None:
     keep = np.ones(len(mof5), bool)
     keep[np.nonzero(mof5.numbers == 1)[0][:1]] = False
     bare = Structure(mof5.numbers[keep], mof5.positions[keep], mof5.cell)
-    assert "hydrogen missing" in expect_refusal(bare, DecomposeReason.RADICAL).detail
+    assert "hydrogen missing" in expect_refusal(bare, DecomposeReason.ODD_CHEMISTRY).detail
 
 
 def test_two_models_on_one_site_are_an_overlap(mof5: Structure) -> None:

@@ -39,7 +39,9 @@ def test_neighbour_search_finds_every_image_in_small_skewed_and_left_handed_cell
     assert sorted(both) == pytest.approx(sorted(d for *_, d in expected))
     ends = sorted(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert ends == sorted((i, j) for i, j, _ in expected)
-    assert sorted([*zip(halves.first, halves.second, strict=True), *zip(halves.second, halves.first, strict=True)]) == ends
+    assert (
+        sorted([*zip(halves.first, halves.second, strict=True), *zip(halves.second, halves.first, strict=True)]) == ends
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))

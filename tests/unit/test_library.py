@@ -194,7 +194,7 @@ def test_archive_is_unpacked_once_and_nothing_lies_outside_the_cache(tmp_path: P
     path = pack(tmp_path / "a.tar.gz", {"x.cif": cif().encode(), "../up.cif": cif().encode(), "/abs.cif": b"data_"})
     found = scan(path)
     assert {p.name for p in tmp_path.iterdir()} == {"a.tar.gz"}
-    assert names(found) == ["../up", "/abs", "x"] or names(found) == ["../up.cif", "/abs.cif", "x"]
+    assert names(found) == ["../up", "/abs", "x"]
     (first,) = [m for m in archive.unpack(path, lambda name: name.endswith("x.cif")) if m.file]
     assert Path(first.file).is_relative_to(archive.cache_folder())
     before = Path(first.file).stat().st_ino
@@ -266,22 +266,27 @@ def test_file_that_is_no_database_is_a_usage_error(tmp_path: Path, content: byte
         scan(tmp_path / "x.db")
 
 
+def _outcome(entry: library.Entry) -> str:
+    try:
+        return "" if len(entry.read()) else "no atoms"
+    except Refused as refused:
+        return refused.reason
+
+
 def test_core_mof_is_a_library_by_name() -> None:
     found = scan("coremof:2019-ASR")
     assert len(found) == 12_020
     entry = {e.name: e for e in found.entries}["FIQCEN_clean"]  # HKUST-1
     assert entry.read().formula == "C72H24Cu12O48"
-    for entry in random.Random(0).sample(found.entries, 40):
-        try:
-            assert len(entry.read()) > 0
-        except Refused as refused:
-            assert refused.reason is ReadReason.OVERLAP  # unresolved disorder
+    outcomes = [_outcome(entry) for entry in random.Random(0).sample(found.entries, 40)]
+    assert set(outcomes) <= {"", ReadReason.OVERLAP}  # unresolved disorder
+    assert outcomes.count("") >= 34
     assert len(scan("coremof:2019-ASR")) == 12_020
 
 
 def test_registered_kinds_and_names_are_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_NAMED", {})
-    monkeypatch.setattr(library, "LISTERS", dict(library.LISTERS))
+    monkeypatch.setitem(library.LISTERS, ".h5", lambda path: [])  # so that the registration below is undone
     bundled = scan(CASES / "C000_base_pmx3.cif")
     register_library("demo", lambda: bundled)
     assert scan("demo") is bundled
