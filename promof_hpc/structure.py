@@ -93,8 +93,13 @@ def primitive(structure: Structure, symprec_ang: float = 1e-3) -> Structure:
 
     Args:
         symprec_ang: distance in Å within which two translated atoms count as the same.
+
+    Raises:
+        ValueError: a coordinate is not a number.
     """
     import spglib
+
+    _require_numbers(structure)
 
     cell: Any = (structure.cell, structure.fractional, structure.numbers)
     spglib.error.OLD_ERROR_HANDLING = False
@@ -114,8 +119,13 @@ def canonical(structure: Structure) -> Structure:
     Atom order is kept. Among the cells that describe the reduced lattice equally well, the one with the
     lexicographically smallest fractional coordinates is taken, so that swapped or negated lattice vectors
     give the same arrays (to `POSITION_DECIMALS`).
+
+    Raises:
+        ValueError: a coordinate is not a number.
     """
     import spglib
+
+    _require_numbers(structure)
 
     spglib.error.OLD_ERROR_HANDLING = False
     try:
@@ -133,6 +143,12 @@ def canonical(structure: Structure) -> Structure:
     upright = _lower_triangular(best[1])
     cell = np.round(upright, POSITION_DECIMALS)
     return Structure(np.asarray(structure.numbers, np.int32), np.round(best[2] @ upright, POSITION_DECIMALS), cell)
+
+
+def _require_numbers(structure: Structure) -> None:
+    """Keep NaN away from spglib, which takes the process down with it."""
+    if not (np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()):
+        raise ValueError("a coordinate or cell vector is not a number")
 
 
 def _wrap(fractional: np.ndarray) -> np.ndarray:

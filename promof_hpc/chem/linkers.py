@@ -27,7 +27,7 @@ ODD_GROUPS = [
         ("[C;-2,-3]", "carbon with two open valences (hydrogen missing?)"),
         ("[CX4]([O-])[O-]", "geminal diolate (hydrogen on a carboxylate?)"),
         ("[N-]([CX4])[CX4]", "amide ion between saturated carbons (hydrogen missing?)"),
-        ("[r3;R2]~[r3;R2]", "fused three-membered rings (two models on top of each other?)"),
+        ("[r3;!R0;!R1]~[r3;!R0;!R1]", "fused three-membered rings (two models on top of each other?)"),
         ("C1OO1", "dioxirane (two models of a carboxylate on top of each other?)"),
         ("[P]=[#6]", "phosphorus-carbon double bond (hydrogen missing?)"),
     )

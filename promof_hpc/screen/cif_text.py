@@ -95,11 +95,7 @@ def decode(data: bytes) -> str:
     # the newer dictionary writes _cell.length_a for _cell_length_a
     text = re.sub(r"^(\s*_[A-Za-z]\w*)\.(?=[A-Za-z])", r"\1_", text, flags=re.MULTILINE) if "\n_cell." in text else text
     controls = sum(c < " " and c not in "\n\t" for c in text[:4096])
-    if "\x00" in text or controls > BARE_NAME = re.compile(
-    r"""^(\s*_(?:symmetry_)?space_group_name_(?:H-M|H-M_alt|H-M_ref|Hall)[ \t]+)([^\s'"#;][^'"#\n]*?)[ \t]*$""",
-    re.MULTILINE | re.IGNORECASE,
-)
-CONTROLS_IN_TEXT:
+    if "\x00" in text or controls > CONTROLS_IN_TEXT:
         raise Refused(ReadReason.BINARY, "the file is binary, not text; give a CIF file")
     return text
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 
@@ -26,6 +27,8 @@ from promof_hpc.store.shard import publish_text, write_shard
 from promof_hpc.structure import Structure
 
 CHUNK = 2048  # entries a round
+SLICE = 16  # entries that a reading process is given at a time
+READ_S = 60.0  # seconds for an entry at most
 Reading = tuple[str, Structure | None, str, str]  # name, structure or None, refusal, detail
 
 
@@ -108,25 +111,58 @@ def _already_taken(run: RunDir) -> set[str]:
 def _read_all(
     chunk: Sequence[LibraryEntry], settings: ReadSettings, workers: int, tick: Callable[[int], None]
 ) -> list[Reading]:
-    """Read entries in order; a pool where it pays."""
-    jobs = [(entry, settings) for entry in chunk]
-    if workers <= 1 or len(chunk) < 32:
-        return _collect(map(_read_one, jobs), tick)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return _collect(pool.map(_read_one, jobs, chunksize=16), tick)
+    """Read entries, in order; one that takes its process down or never ends is refused like any other."""
+    read: dict[int, Reading] = {}
+    while len(read) < len(chunk):
+        todo = [k for k in range(len(chunk)) if k not in read]
+        try:
+            _read_in_pool(chunk, todo, settings, workers, read, tick)
+        except (BrokenProcessPool, TimeoutError):
+            suspect = next(k for k in todo if k not in read)
+            read[suspect] = _read_alone(chunk[suspect], settings)
+    return [read[k] for k in range(len(chunk))]
 
 
-def _collect(results: Iterable[Reading], tick: Callable[[int], None]) -> list[Reading]:
-    collected = []
-    for result in results:
-        collected.append(result)
-        tick(len(collected))
-    return collected
+def _read_in_pool(
+    chunk: Sequence[LibraryEntry],
+    todo: Sequence[int],
+    settings: ReadSettings,
+    workers: int,
+    read: dict[int, Reading],
+    tick: Callable[[int], None],
+) -> None:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    processes = pool._processes  # kept, because a hanging reader has to be ended by force
+    try:
+        slices = [todo[a : a + SLICE] for a in range(0, len(todo), SLICE)]
+        futures = [pool.submit(_read_some, [chunk[k] for k in part], settings) for part in slices]
+        for part, future in zip(slices, futures, strict=True):
+            read.update(zip(part, future.result(timeout=READ_S * len(part)), strict=True))
+            tick(len(read))
+    finally:
+        for process in list((processes or {}).values()):
+            process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_one(job: tuple[LibraryEntry, ReadSettings]) -> Reading:
+def _read_alone(entry: LibraryEntry, settings: ReadSettings) -> Reading:
+    """Read one entry in a process of its own."""
+    read: dict[int, Reading] = {}
+    try:
+        _read_in_pool([entry], [0], settings, 1, read, lambda done: None)
+        return read[0]
+    except BrokenProcessPool:
+        return entry.name, None, "unreadable", "reading it took the reader's process down"
+    except TimeoutError:
+        return entry.name, None, "unreadable", f"reading it did not end in {READ_S:.0f} s"
+
+
+def _read_some(entries: Sequence[LibraryEntry], settings: ReadSettings) -> list[Reading]:
+    return [_read_one(entry, settings) for entry in entries]
+
+
+def _read_one(entry: LibraryEntry, settings: ReadSettings) -> Reading:
     """Read one entry; every failure is a typed refusal."""
-    entry, settings = job
     try:
         structure = entry.read(primitive=settings.primitive)
         if len(structure) > settings.max_atoms:

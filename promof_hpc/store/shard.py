@@ -95,20 +95,29 @@ def publish_text(path: Path, text: str) -> bool:
     return publish(path, write)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small text file that may be written again (tables, pages), whole or not at all.
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that may be written again (tables, pages), whole or not at all; see `publish` for `write`.
 
     Raises:
         PromofError: see `publish`.
     """
     temporary = path.parent / f".{path.name[:80]}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(text, encoding="utf-8")
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """`replace` for text that is at hand."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    replace(path, write)
 
 
 def write_shard(path: Path, shard: Shard) -> bool:

@@ -91,6 +91,14 @@ def test_primitive_leaves_distortions_that_symmetry_would_remove():
     assert np.allclose(_distances(back), _distances(before), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [canonical, primitive])
+def test_a_coordinate_that_is_no_number_is_an_error_and_not_a_dead_process(form):
+    s = _crystal(1)
+    s.positions[3, 1] = np.nan
+    with pytest.raises(ValueError, match="not a number"):
+        form(s)
+
+
 def test_density_and_formula_of_graphene_in_a_box():
     s = Structure.from_ase(graphene("C2", vacuum=5.0))
     assert s.formula == "C2"
