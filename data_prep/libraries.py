@@ -33,10 +33,10 @@ def observed_nodes(mofs: Iterable[PreparedMof]) -> list[NodeTemplate]:
 
 
 def node_library(nodes: Sequence[NodeTemplate]) -> NodeLibrary:
-    """Cluster nodes of one key and contact pattern by the RMSD of atoms and sites; each cluster is a template.
+    """Cluster nodes of one key and contact pattern; each cluster is a template, the geometry of its first node.
 
-    A node joins the first cluster whose leader is within `TEMPLATE_RMSD_ANG`, else it leads a new one; mirror images
-    are different templates. Templates are sorted by key, then by how many nodes they stand for.
+    A node joins a cluster if, superposed on its leader, both atoms and sites are within `TEMPLATE_RMSD_ANG`; else it
+    leads a new one. Mirror images are different templates. Templates are sorted by key, then by how many nodes they stand for.
     """
     clusters: dict[tuple[str, tuple[tuple[int, ...], ...]], _Clusters] = {}
     for node in nodes:
@@ -59,13 +59,21 @@ class _Clusters:
         )
         mark = fingerprint(points[0])
         for k in nearest(self.fingerprints, mark, LEADERS_TRIED):
-            found = match_points(points[0], points[1], *self.points[k])
-            if found is not None and found.fit.rmsd_ang < TEMPLATE_RMSD_ANG:
+            if _misfit_ang(points, self.points[k], len(node.numbers)) < TEMPLATE_RMSD_ANG:
                 self.templates[k] = replace(self.templates[k], count=self.templates[k].count + node.count)
                 return
         self.templates.append(node)
         self.points.append(points)
         self.fingerprints.append(mark)
+
+
+def _misfit_ang(moving: tuple[np.ndarray, list[str]], fixed: tuple[np.ndarray, list[str]], atoms: int) -> float:
+    """The larger of the RMSDs of the first `atoms` points and of the others: many sites must not hide two metals."""
+    found = match_points(*moving, *fixed)
+    if found is None:
+        return np.inf
+    squares = ((found.fit.apply(moving[0][found.order]) - fixed[0]) ** 2).sum(1)
+    return float(np.sqrt(max(part.mean() for part in (squares[:atoms], squares[atoms:]) if len(part))))
 
 
 def net_library(mofs: Iterable[PreparedMof]) -> NetLibrary:

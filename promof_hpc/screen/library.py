@@ -6,18 +6,20 @@ import difflib
 import importlib.util
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from promof_hpc.errors import Refused, UsageError
 from promof_hpc.screen import archive
 from promof_hpc.screen.refusals import ReadReason, ReadStructure
-from promof_hpc.screen.sources import LISTERS, Lister, RefusedSource, Source, list_file, lister_of, stem_of
+from promof_hpc.screen.shards import is_run, list_run
+from promof_hpc.screen.sources import LISTERS, RefusedSource, Source, list_file, lister_of, stem_of
 from promof_hpc.structure import Structure, canonical, primitive
 
 COREMOF_SETS = ("2019-ASR", "2019-FSR", "2014")
 IN_FOLDERS = (".cif", ".cif.gz", ".extxyz", ".xyz")
+DEMO = Path(__file__).parents[1] / "data" / "demo"
 
 
 @dataclass(frozen=True)
@@ -78,37 +80,21 @@ class Library:
         return len(self.entries)
 
 
-_NAMED: dict[str, Callable[[], Library]] = {}
-
-
-def register_library(name: str, open_library: Callable[[], Library]) -> None:
-    """Make `name` (for instance `demo`) a library."""
-    _NAMED[name] = open_library
-
-
-def register_reader(suffix: str, lister: Lister) -> None:
-    """Make files of an ending (for instance `.h5`) libraries.
-
-    Args:
-        lister: gives, for a path, pairs of a name (empty for the only one) and what reads it.
-    """
-    LISTERS[suffix] = lister
-
-
 def scan(library: str | Path) -> Library:
     """List a library without reading its structures.
 
     A library is a folder (searched to the bottom for CIF and extended XYZ files), an archive of one, a single such
-    file, an ASE database, a registered kind, or a name: `coremof:2019-ASR`, `coremof:2019-FSR`, `coremof:2014`, or a
-    registered name. Hidden files are passed over; files are linked to freely, linked folders are not entered.
+    file, an ASE database, a run directory or one of its shards, or a name: `coremof:2019-ASR`, `coremof:2019-FSR`,
+    `coremof:2014`, or `demo`. Hidden files are passed over; files are linked to freely, linked folders are not entered.
 
     Raises:
         UsageError: it does not exist, is of no known kind, or holds no structures.
     """
     text = str(library)
-    if text in _NAMED:
-        return _NAMED[text]()
-    if text.startswith("coremof:"):
+    found: Iterator[tuple[str, Source]]
+    if text == "demo":
+        found = _in_folder(DEMO)
+    elif text.startswith("coremof:"):
         found = _in_archive(_coremof_archive(text))
     else:
         path = Path(text).expanduser()
@@ -123,7 +109,7 @@ def scan(library: str | Path) -> Library:
 
 def _in_path(path: Path, text: str) -> Iterator[tuple[str, Source]]:
     if path.is_dir():
-        return _in_folder(path)
+        return list_run(path) if is_run(path) else _in_folder(path)
     if not path.exists():
         raise UsageError(f"There is no library '{text}'.{_near(path, text)} {_kinds()}")
     if path.name.lower().endswith(archive.SUFFIXES):
@@ -136,13 +122,13 @@ def _in_path(path: Path, text: str) -> Iterator[tuple[str, Source]]:
 
 def _kinds() -> str:
     kinds = sorted({*IN_FOLDERS, *LISTERS, *archive.SUFFIXES})
-    names = [*(f"coremof:{s}" for s in COREMOF_SETS), *sorted(_NAMED)]
+    names = [*(f"coremof:{s}" for s in COREMOF_SETS), "demo"]
     return f"Give a folder, a file ({', '.join(kinds)}) or a name ({', '.join(names)})."
 
 
 def _near(path: Path, text: str) -> str:
     """A hint at the nearest file or name."""
-    names = [*(f"coremof:{s}" for s in COREMOF_SETS), *_NAMED]
+    names = [*(f"coremof:{s}" for s in COREMOF_SETS), "demo"]
     beside = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     if near:

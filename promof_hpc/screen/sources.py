@@ -15,6 +15,7 @@ from promof_hpc.screen.cif import block_names, read_bytes, read_cif
 from promof_hpc.screen.contacts import check_physical
 from promof_hpc.screen.extxyz import Frame, list_frames, read_file_frame
 from promof_hpc.screen.refusals import DEFAULT_LIMITS, ReadReason, ReadStructure
+from promof_hpc.screen.shards import list_shard
 from promof_hpc.structure import Structure
 
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -235,4 +236,5 @@ LISTERS: dict[str, Lister] = {
     ".extxyz": _list_extxyz,
     ".xyz": _list_extxyz,
     ".db": _list_database,
+    ".h5": list_shard,
 }

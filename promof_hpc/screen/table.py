@@ -162,8 +162,9 @@ def write_extxyz(structures: Iterable[Final], path: Path) -> int:
     def write(temporary: Path) -> None:
         nonlocal count
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for count, (name, row, structure) in enumerate(structures, 1):
+            for name, row, structure in structures:
                 file.write(extxyz_frame(structure, _frame_info(name, row)))
+                count += 1
 
     replace(path, write)
     return count
@@ -195,9 +196,10 @@ def export(data: ReportData, folder: Path, format_: str, top: int = 0) -> str:
         return f"relaxed.extxyz with {_counted(count, 'structure')}"
     stems = safe_stems(data.entries["name"])
     count = 0
-    for count, (name, row, structure) in enumerate(chosen, 1):
+    for name, row, structure in chosen:
         text = cif_text(structure, name, [f"promof: {row.outcome}, evaluation {row.evaluation_id}"])
         replace_text(folder / f"{stems[name]}.cif", text)
+        count += 1
     return _counted(count, "CIF file")
 
 

@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import ase.io
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -10,16 +7,13 @@ from scipy.spatial.transform import Rotation
 from promof_hpc.assembly.build import Part, assemble
 from promof_hpc.assembly.prepared import crystal_parts
 from promof_hpc.chem.conformer import embed
-from promof_hpc.chem.decompose import decompose
 from promof_hpc.geometry.torsion import Torsions
-from promof_hpc.structure import Structure
-
-MOFS = sorted((Path(__file__).parents[1] / "data" / "mofs").glob("*.cif"))
+from tests.prepared import prepared
 
 
-@pytest.mark.parametrize("path", MOFS, ids=lambda p: p.stem)
-def test_a_crystal_comes_back_from_its_own_blocks_torsions_and_poses(path):
-    found = decompose(Structure.from_ase(ase.io.read(path)))
+@pytest.mark.parametrize("name", ["EDUSIF", "FIQCEN", "RUBTAK01_SL", "OFERUN", "NUZSAD", "FIPWUY"])
+def test_a_crystal_comes_back_from_its_own_blocks_torsions_and_poses(name):
+    found = prepared(name).decomposition
     built = assemble(crystal_parts(found), found.structure.cell)
     atoms = np.concatenate([b.atoms for b in found.blocks])
     assert sorted(atoms) == list(range(len(found.structure)))

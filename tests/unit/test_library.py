@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promof_hpc.errors import Refused, UsageError
-from promof_hpc.screen import archive, library
-from promof_hpc.screen.library import Library, register_library, register_reader, scan, visible
+from promof_hpc.errors import PromofError, Refused, UsageError
+from promof_hpc.screen import archive
+from promof_hpc.screen.library import Entry, Library, scan, visible
 from promof_hpc.screen.refusals import ReadReason
+from promof_hpc.structure import canonical
 from tests.cif_text import cif
+from tests.runs import add_round, commit, crystal, new_run
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 
@@ -266,7 +268,7 @@ def test_file_that_is_no_database_is_a_usage_error(tmp_path: Path, content: byte
         scan(tmp_path / "x.db")
 
 
-def _outcome(entry: library.Entry) -> str:
+def _outcome(entry: Entry) -> str:
     try:
         return "" if len(entry.read()) else "no atoms"
     except Refused as refused:
@@ -284,12 +286,19 @@ def test_core_mof_is_a_library_by_name() -> None:
     assert len(scan("coremof:2019-ASR")) == 12_020
 
 
-def test_registered_kinds_and_names_are_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_NAMED", {})
-    monkeypatch.setitem(library.LISTERS, ".h5", lambda path: [])  # so that the registration below is undone
-    bundled = scan(CASES / "C000_base_pmx3.cif")
-    register_library("demo", lambda: bundled)
-    assert scan("demo") is bundled
-    register_reader(".h5", lambda path: [("first", bundled.entries[0].source)])
-    (tmp_path / "x.h5").touch()
-    assert scan(tmp_path / "x.h5").entries[0].read().formula == "C4N4Zn2"
+def test_the_bundled_mofs_are_the_library_demo() -> None:
+    found = scan("demo")
+    assert len(found) == 22
+    assert all(_outcome(entry) == "" for entry in found.entries)
+
+
+def test_a_run_directory_and_a_shard_of_it_are_libraries(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    add_round(run, 0, ["a", "b", "c"])
+    commit(run, "00000-00000")
+    assert names(scan(run.path)) == ["entry-a", "entry-b"]
+    assert scan(run.path).entries[0].read().counts == canonical(crystal(0)).counts
+    assert names(scan(run.candidates(0))) == ["candidates#a", "candidates#b", "candidates#c"]
+    run.result("00000-00000").write_bytes(b"\x89HDF junk")
+    with pytest.raises(PromofError, match="cannot be read"):
+        scan(run.path)

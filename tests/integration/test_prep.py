@@ -1,0 +1,259 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice
+from pymatgen.core import Structure as Crystal
+
+from data_prep.build import prepare
+from data_prep.parallel import run_jobs
+from data_prep.records import Chunk, EntryJob, prepare_chunk, read_records
+from data_prep.settings import PrepReason, PrepSettings, SplitSettings
+from promof_hpc.assembly.build import Part, assemble
+from promof_hpc.assembly.net_library import NetLibrary
+from promof_hpc.assembly.node_library import NodeLibrary
+from promof_hpc.assembly.prepared import PreparedMof, crystal_parts, matched_parts
+from promof_hpc.assembly.prepared_shard import read_prepared
+from promof_hpc.errors import UsageError
+from promof_hpc.screen.library import Entry, scan
+from promof_hpc.screen.refusals import ReadStructure
+from promof_hpc.store.shard import list_names, read_shard
+
+SOURCE = Path(__file__).parents[1] / "data" / "prep"
+REJECTED = {
+    "FIDMEL01_clean": "overlap",
+    "MUPYIG_clean": "rod",
+    "BEJZAS_clean": "no_carbon",
+    "NUYNEC_clean": "odd_chemistry",
+}
+SETTINGS = PrepSettings(chunk=4, shard=5, split=SplitSettings(kept_skeletons=3, test_share=0.2, validation_share=0.1))
+DEADLINE_S = 120
+# tolerances at which MOFFlow-2 accepts matched geometry
+MATCHER = StructureMatcher(ltol=0.2, stol=0.5, angle_tol=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prep")
+    prepare(str(SOURCE), path, SETTINGS)
+    return path
+
+
+def _finished(folder: Path) -> list[PreparedMof]:
+    return [
+        m
+        for part in ("train", "val", "test", "mixed")
+        for p in sorted((folder / part).glob("*.h5"))
+        for m in read_prepared(p)
+    ]
+
+
+def _crystal(parts: list[Part], cell: np.ndarray) -> Crystal:
+    built = assemble(parts, cell)
+    return Crystal(Lattice(built.cell), built.numbers, built.positions, coords_are_cartesian=True)
+
+
+def _raw(path: Path) -> Crystal:
+    """The CIF as ASE reads it (these files are P1)."""
+    atoms = ase.io.read(path)
+    return Crystal(Lattice(atoms.cell[:]), atoms.numbers, atoms.positions, coords_are_cartesian=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Content of every file that a finished preparation holds."""
+    shards = {str(p.relative_to(folder)): read_shard(p).digest() for p in sorted(folder.rglob("*.h5"))}
+    texts = {n: (folder / n).read_text() for n in ("split.json", "vocabulary.json", "rejections.csv", "summary.json")}
+    return {**shards, **texts}
+
+
+@pytest.mark.filterwarnings("ignore:crystal system")
+def test_crystals_are_rebuilt_from_their_shards(folder):
+    mofs = _finished(folder)
+    assert len(mofs) == len(scan(SOURCE)) - len(REJECTED)
+    for mof in mofs:
+        built = _crystal(crystal_parts(mof.decomposition), mof.decomposition.structure.cell)
+        distance = MATCHER.get_rms_dist(_raw(SOURCE / f"{mof.name}.cif"), built)
+        assert distance is not None, mof.name
+        assert distance[0] < 1e-3, mof.name
+
+
+@pytest.mark.filterwarnings("ignore:crystal system")
+def test_most_crystals_are_rebuilt_from_conformers_and_templates(folder):
+    mofs = [m for m in _finished(folder) if m.fully_matched]
+    matched = [
+        m.name
+        for m in mofs
+        if MATCHER.fit(_raw(SOURCE / f"{m.name}.cif"), _crystal(matched_parts(m), m.decomposition.structure.cell))
+    ]
+    assert len(mofs) >= 8
+    assert len(matched) >= 0.8 * len(mofs), sorted({m.name for m in mofs} - set(matched))
+
+
+def test_every_rejection_is_in_the_table_with_its_reason(folder):
+    table = pd.read_parquet(folder / "rejections.parquet")
+    assert dict(zip(table.name, table.reason, strict=True)) == REJECTED
+    assert table.detail.str.len().min() > 10
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "rejections.csv"), table, check_dtype=False)
+
+
+def test_parts_and_libraries_belong_together(folder):
+    split = json.loads((folder / "split.json").read_text())
+    mofs = {m.name: m for m in _finished(folder)}
+    assert sorted(n for names in split["parts"].values() for n in names) == sorted(mofs)
+    for part, names in split["parts"].items():
+        stored = [m.name for p in sorted((folder / part).glob("*.h5")) for m in read_prepared(p)]
+        assert stored == names
+    training = set(split["parts"]["train"])
+    nodes, nets = NodeLibrary.read(folder / "nodes.h5"), NetLibrary.read(folder / "nets.h5")
+    assert {t.source for t in nodes.templates} <= training
+    assert {d.name for d in nets.donors} <= training
+    assert not {s for d in nets.donors for s in d.skeletons} & set(split["held_out_skeletons"])
+    tokens = json.loads((folder / "vocabulary.json").read_text())
+    assert tokens[:5] == ["<PAD>", "<UNK>", "<BOS>", "<SEP>", "<EOS>"]
+
+
+def test_running_again_does_nothing(folder):
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    summary = prepare(str(SOURCE), folder, SETTINGS)
+    assert summary.cpu_s_per_entry is None
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"chunk": 3}, {"split": SplitSettings(seed=9)}])
+def test_other_settings_in_the_same_folder_are_refused(folder, change):
+    with pytest.raises(UsageError, match="another settings.*choose another folder"):
+        prepare(str(SOURCE), folder, replace(SETTINGS, **change))
+
+
+def test_another_source_in_the_same_folder_is_refused(folder):
+    with pytest.raises(UsageError, match="another source and names_sha256"):
+        prepare(str(SOURCE.parent / "mofs"), folder, SETTINGS)
+
+
+def test_summary_counts_what_is_there(folder):
+    summary = prepare(str(SOURCE), folder, SETTINGS)
+    mofs = _finished(folder)
+    assert summary.counts.accepted == len(mofs) == sum(summary.counts.parts.values())
+    assert summary.counts.rejected == dict.fromkeys(REJECTED.values(), 1)
+    assert sum(summary.counts.matched.values()) == sum(m.fully_matched for m in mofs)
+    assert f"{len(mofs)} of {len(scan(SOURCE))} MOFs prepared" in summary.lines()[0]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from data_prep.build import prepare
+from tests.integration.test_prep import SETTINGS, SOURCE
+if __name__ == "__main__":
+    prepare(str(SOURCE), Path(sys.argv[1]), SETTINGS, workers=2)
+"""
+
+
+def _alive_in_session(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if fields and int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def test_a_killed_preparation_leaves_no_worker_and_goes_on_to_the_same_result(folder, tmp_path):
+    target = tmp_path / "killed"
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    root = str(Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(target)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while not list_names(target / "chunks", ".h5"):
+        assert child.poll() is None, "the preparation ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    done = list_names(target / "chunks", ".h5")
+    assert not (target / "summary.json").exists()
+    while _alive_in_session(child.pid):
+        assert time.monotonic() < deadline, "workers outlived their killed parent"
+        time.sleep(0.05)
+    kept = {name: (target / "chunks" / name).stat().st_mtime_ns for name in done}
+    prepare(str(SOURCE), target, SETTINGS)
+    assert {name: (target / "chunks" / name).stat().st_mtime_ns for name in done} == kept
+    assert _digests(target) == _digests(folder)
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """An entry that kills the process that reads it."""
+
+    def load(self) -> ReadStructure:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Odd:
+    """An entry that fails in a way that nobody thought of."""
+
+    def load(self) -> ReadStructure:
+        raise ZeroDivisionError("never thought of")
+
+
+def test_an_entry_that_kills_its_process_is_rejected_and_nothing_else_is_lost(tmp_path):
+    good = [e for e in scan(SOURCE).entries if e.name in ("ALATAK_clean", "GUPJEG01_clean", "MUPYIG_clean")]
+    entries = [good[0], Entry("deadly", Deadly()), good[1], Entry("odd", Odd()), good[2]]
+    settings = replace(SETTINGS, conformers=False)
+    chunk = Chunk(tmp_path / "00000.h5", tuple(EntryJob(e, {}, False) for e in entries), settings)
+    left = run_jobs(prepare_chunk, [chunk], 2, lambda job, cpu_s: None)
+    assert left == [chunk]
+    prepare_chunk(replace(chunk, alone=True))
+    records = read_records(chunk.path)
+    assert [m.name for m in records.mofs] == ["ALATAK_clean", "GUPJEG01_clean"]
+    assert {r.name: r.reason for r in records.rejections} == {
+        "deadly": PrepReason.CRASHED,
+        "odd": PrepReason.FAILED,
+        "MUPYIG_clean": "rod",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"max_atoms": 25}, PrepReason.TOO_MANY_ATOMS),
+        ({"max_blocks": 3}, PrepReason.TOO_MANY_BLOCKS),
+        ({"max_block_atoms": 8}, PrepReason.BLOCK_TOO_LARGE),
+        ({"conformers": True, "max_conformer_rmsd_ang": 1e-6}, PrepReason.CONFORMER_TOO_DIFFERENT),
+    ],
+)
+def test_limits_reject_with_their_own_reason(change, reason, tmp_path):
+    (entry,) = (e for e in scan(SOURCE).entries if e.name == "ALATAK_clean")
+    chunk = Chunk(tmp_path / "0.h5", (EntryJob(entry, {}, False),), replace(SETTINGS, conformers=False, **change))
+    prepare_chunk(chunk)
+    assert [r.reason for r in read_records(chunk.path).rejections] == [reason]
+
+
+def test_entries_that_their_source_calls_disordered_are_left_out_unless_asked_for(tmp_path):
+    (entry,) = (e for e in scan(SOURCE).entries if e.name == "ALATAK_clean")
+    for keep in (False, True):
+        settings = replace(SETTINGS, conformers=False, keep_disordered=keep)
+        chunk = Chunk(tmp_path / f"{keep}.h5", (EntryJob(entry, {}, True),), settings)
+        prepare_chunk(chunk)
+        assert [r.reason for r in read_records(chunk.path).rejections] == ([] if keep else [PrepReason.DISORDERED])
