@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import promof_hpc
 from data_prep.finish import Counts, finish
 from data_prep.parallel import Progress, run_jobs
 from data_prep.records import Chunk, EntryJob, prepare_chunk
@@ -62,7 +63,7 @@ def prepare(
     """
     report = progress or (lambda step, done, total: None)
     opened = open_source(source)
-    (folder / "chunks").mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     _fix_plan(folder, opened, settings)
     cpu_s_per_entry = _prepare_chunks(folder, opened, settings, workers, report)
     chunks = [folder / "chunks" / name for name in list_names(folder / "chunks", ".h5")]
@@ -72,6 +73,14 @@ def prepare(
     return Summary(len(opened.entries), counts, cpu_s_per_entry)
 
 
+def _make_folder(folder: Path) -> None:
+    """Raises: UsageError: the folder cannot be made."""
+    try:
+        (folder / "chunks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"Cannot use {folder} as output folder ({error.strerror}); choose another one.") from error
+
+
 def _fix_plan(folder: Path, source: Source, settings: PrepSettings) -> None:
     """Write down what is prepared, or make sure that it is what this folder was begun with.
 
@@ -79,7 +88,12 @@ def _fix_plan(folder: Path, source: Source, settings: PrepSettings) -> None:
         UsageError: it is something else.
     """
     names = hashlib.sha256("\n".join(e.name for e in source.entries).encode()).hexdigest()
-    plan = {"source": source.name, "names_sha256": names, "settings": json.loads(settings.as_json())}
+    plan = {
+        "source": source.name,
+        "names_sha256": names,
+        "settings": json.loads(settings.as_json()),
+        "version": promof_hpc.__version__,
+    }
     path = folder / "plan.json"
     if publish_text(path, json.dumps(plan, indent=1, sort_keys=True) + "\n"):
         return

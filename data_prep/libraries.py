@@ -36,7 +36,7 @@ def node_library(nodes: Sequence[NodeTemplate]) -> NodeLibrary:
     """Cluster nodes of one key and contact pattern; each cluster is a template, the geometry of its first node.
 
     A node joins a cluster if, superposed on its leader, both atoms and sites are within `TEMPLATE_RMSD_ANG`; else it
-    leads a new one. Mirror images are different templates. Templates are sorted by key, then by how many nodes they stand for.
+    leads a new one. Mirror images are different templates. Templates are sorted by key, then by the number of nodes.
     """
     clusters: dict[tuple[str, tuple[tuple[int, ...], ...]], _Clusters] = {}
     for node in nodes:

@@ -14,7 +14,6 @@ from promof_hpc.geometry.rotation import Superposition, superpose
 SAME_COPY_ANG = 0.02  # copies of a linker this alike (symmetry) share one conformer
 SITE_WEIGHT = 0.1  # sites orient a node whose atoms do not (one or two metals), and hardly move one whose atoms do
 TEMPLATES_TRIED = 4
-Observation = tuple[np.ndarray, tuple[Contact, ...]]
 
 
 def match_linkers(decomposition: Decomposition, seed: int) -> tuple[MatchedBlock | None, ...]:

@@ -45,9 +45,13 @@ def run_jobs(
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = {pool.submit(work, job): k for k, job in left.items()}
-            for future in as_completed(futures):
-                finished(left[futures[future]], future.result())
-                del left[futures[future]]
+            try:
+                for future in as_completed(futures):
+                    finished(left[futures[future]], future.result())
+                    del left[futures[future]]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # do not begin the rest before telling what went wrong
+                raise
     except BrokenProcessPool:
         return list(left.values())
     return []

@@ -161,6 +161,8 @@ def _filter(found: Decomposition, settings: PrepSettings) -> None:
     largest = max(len(b.atoms) for b in found.blocks)
     if largest > settings.max_block_atoms:
         raise Refused(PrepReason.BLOCK_TOO_LARGE, f"a block of {largest} atoms")
+    if found.dimensionality < 3 and not settings.keep_low_dimensional:
+        raise Refused(PrepReason.LOW_DIMENSIONAL, f"the net is periodic in {found.dimensionality} directions")
     if not settings.keep_hydrogen_missing and not check(found.structure).h_complete:
         raise Refused(PrepReason.HYDROGEN_MISSING, "some atoms have fewer neighbours than their geometry asks for")
 

@@ -14,6 +14,7 @@ class PrepReason(StrEnum):
     TOO_MANY_ATOMS = "too_many_atoms"
     TOO_MANY_BLOCKS = "too_many_blocks"
     BLOCK_TOO_LARGE = "block_too_large"
+    LOW_DIMENSIONAL = "low_dimensional"
     HYDROGEN_MISSING = "hydrogen_missing"
     CONFORMER_TOO_DIFFERENT = "conformer_too_different"
     TIMED_OUT = "timed_out"
@@ -47,6 +48,7 @@ class PrepSettings:
         max_blocks: the same for the blocks of a cell.
         max_block_atoms: the same for the atoms of one block.
         keep_disordered: take MOFs that their source marks as disordered.
+        keep_low_dimensional: take MOFs whose net is not periodic in three directions; no gate would pass them.
         keep_hydrogen_missing: take MOFs that seem to lack hydrogen.
         conformers: match every linker with a conformer; without, only crystal geometry is stored.
         max_conformer_rmsd_ang: a MOF with a linker further from its conformer (heavy atoms, Å) is left out.
@@ -61,6 +63,7 @@ class PrepSettings:
     max_blocks: int = 20
     max_block_atoms: int = 200
     keep_disordered: bool = False
+    keep_low_dimensional: bool = False
     keep_hydrogen_missing: bool = False
     conformers: bool = True
     max_conformer_rmsd_ang: float = 0.5

@@ -166,14 +166,15 @@ def prep(
     source: Annotated[str, typer.Argument(help="coremof:2019-ASR, coremof:2019-FSR or a folder of CIFs.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("prepared"),
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-    limit: Annotated[int, typer.Option(help="Take only so many entries; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the conformers.")] = 0,
     conformers: Annotated[bool, typer.Option(help="Match generated conformers to every linker.")] = True,
+    max_atoms: Annotated[int, typer.Option(help="Atoms in the primitive cell at most.")] = 300,
+    max_blocks: Annotated[int, typer.Option(help="Blocks in the primitive cell at most.")] = 20,
 ) -> None:
     """Decompose MOFs into building blocks: training shards, vocabulary, metal and net libraries, splits."""
     from hpc.preparation import prepare_library
 
-    raise typer.Exit(prepare_library(source, out, workers, limit, seed, conformers))
+    raise typer.Exit(prepare_library(source, out, workers, seed, conformers, max_atoms, max_blocks))
 
 
 @reference_app.command("build")

@@ -101,7 +101,7 @@ class PotentialSettings(_Section):
     """Which potential judges."""
 
     name: str = "sevennet-0"
-    """sevennet-0, chgnet-0.3.0 (weights in a wheel), uma (needs `weights`), lennard-jones (tests), module:Class (own)."""
+    """sevennet-0, chgnet-0.3.0 (weights in a wheel), uma (needs `weights`), lennard-jones (tests), or module:Class."""
     weights: Annotated[Path | None, Optional_] = None
     """Checkpoint file of uma, on a file system that compute nodes see."""
     task: Literal["omat", "odac", "omol", "omc", "oc20"] = "omat"

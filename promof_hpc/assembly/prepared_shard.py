@@ -1,7 +1,7 @@
 """Shards of prepared MOFs: HDF5 with flat arrays and offsets, read back as the same objects.
 
 Crystal geometry is stored in float64, so that a MOF read back is the crystal within 1e-10 Å;
-matched geometry is a model to some tenths of an ångström and stored in float32.
+matched geometry, a model to some tenths of an ångström, and contacts, which follow from the rest, in float32.
 
 Offsets nest: `mof_blocks` and `mof_contacts` by MOF, `block_atoms`, `block_bonds` and `block_torsions` by block,
 `contact_donors` by contact; item i is `[ptr[i]:ptr[i + 1]]`.
@@ -159,9 +159,9 @@ def _contact_columns(contacts: Sequence[Contact]) -> dict[str, Column]:
         "contact_donors": pointer(len(c.donors) for c in contacts),
         "donor_atom": flat([c.donors for c in contacts], np.int16),
         "donor_element": flat([c.elements for c in contacts], np.int16),
-        "donor_site": flat([c.sites for c in contacts], np.float64, 3),
-        "donor_behind": flat([c.behind for c in contacts], np.float64, 3),
-        "donor_linker_behind": flat([c.linker_behind for c in contacts], np.float64, 3),
+        "donor_site": flat([c.sites for c in contacts], np.float32, 3),
+        "donor_behind": flat([c.behind for c in contacts], np.float32, 3),
+        "donor_linker_behind": flat([c.linker_behind for c in contacts], np.float32, 3),
     }
 
 
@@ -208,9 +208,9 @@ def _contact(columns: Mapping[str, Column], k: int) -> Contact:
         shift=_numbers(columns, "contact_shift")[k].astype(np.int32),
         donors=_numbers(columns, "donor_atom")[donors].astype(np.int32),
         elements=_numbers(columns, "donor_element")[donors].astype(np.int32),
-        sites=_numbers(columns, "donor_site")[donors],
-        behind=_numbers(columns, "donor_behind")[donors],
-        linker_behind=_numbers(columns, "donor_linker_behind")[donors],
+        sites=_numbers(columns, "donor_site")[donors].astype(np.float64),
+        behind=_numbers(columns, "donor_behind")[donors].astype(np.float64),
+        linker_behind=_numbers(columns, "donor_linker_behind")[donors].astype(np.float64),
     )
 
 

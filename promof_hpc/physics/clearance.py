@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 4  # voxels along the edge of a block, the unit for which the atoms nearby are collected
-FRONT = 8192  # boxes that branch and bound may hold before it stops refining
+FRONT = 8192  # boxes that branch and bound may hold; on a wide plateau it goes on with the best of them
 
 
 class Grid(NamedTuple):
@@ -135,7 +135,7 @@ def maximise(
         return best
     best = max(best, value)
     scale = 1.0
-    while 0 < boxes <= FRONT >> k and reach * scale > tolerance:
+    while boxes > 0 and reach * scale > tolerance:
         scale *= 0.5
         n = 0
         for b in range(boxes):
@@ -155,7 +155,22 @@ def maximise(
             if children[b, 3] + reach * scale > best + tolerance:
                 front[boxes] = children[b]
                 boxes += 1
+        boxes = _thin(front, boxes, FRONT >> k)
     return best
+
+
+@njit(cache=True)
+def _thin(front: np.ndarray, boxes: int, room: int) -> int:
+    """Drop the lower half of front[:boxes] until at most `room` boxes are left; returns their number."""
+    while boxes > room:
+        level = front[:boxes, 3].mean()
+        kept = 0
+        for b in range(boxes):
+            if front[b, 3] > level:
+                front[kept] = front[b]
+                kept += 1
+        boxes = kept if kept > 0 else room
+    return boxes
 
 
 @njit(cache=True)
@@ -212,7 +227,9 @@ def _collect(shape: np.ndarray, frame: np.ndarray, spheres: np.ndarray) -> tuple
         widest = max(widest, nearest)
         ptr[b + 1] = ptr[b] + count
         if ptr[b + 1] > near.shape[0]:
-            near = np.concatenate((near, np.empty((near.shape[0] + count, 4))))
+            longer = np.empty((2 * near.shape[0] + count, 4))
+            longer[: ptr[b]] = near[: ptr[b]]
+            near = longer
         near[ptr[b] : ptr[b + 1]] = kept[:count]
     return widest, ptr, near[: ptr[-1]].copy()
 
@@ -291,12 +308,17 @@ def highest_pass(place: np.ndarray, ceiling: float, reach: float, spheres: np.nd
         for b in range(a + 1, count):
             for c in range(b + 1, count):
                 value = _between_three(kept[a], kept[b], kept[c], point)
-                if not best < value <= ceiling or np.linalg.norm(point - place) > reach:
+                if not best < value <= ceiling or _norm(point - place) > reach:
                     continue
                 if abs(clearance(point, kept[:count]) - value) < 1e-6:
                     best = value
                     where[:] = point
     return best, where
+
+
+@njit(cache=True)
+def _norm(vector: np.ndarray) -> float:
+    return np.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
 
 
 @njit(cache=True)
@@ -306,14 +328,14 @@ def _between_three(s1: np.ndarray, s2: np.ndarray, s3: np.ndarray, point: np.nda
     The centre is written to `point`. Minus infinity if the centre lies outside the triangle of the three centres.
     """
     u = s2[:3] - s1[:3]
-    x2 = np.linalg.norm(u)
+    x2 = _norm(u)
     if x2 < 1e-9:
         return -np.inf
     u = u / x2
     v = s3[:3] - s1[:3]
-    x3 = np.dot(v, u)
+    x3 = v[0] * u[0] + v[1] * u[1] + v[2] * u[2]
     v = v - x3 * u
-    y3 = np.linalg.norm(v)
+    y3 = _norm(v)
     if y3 < 1e-9:
         return -np.inf
     v = v / y3

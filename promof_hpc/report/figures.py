@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from promof_hpc.report.svg import Scale, add, bottom_axis, left_axis, markup, nice_step, svg_root
+from promof_hpc.report.svg import Scale, add, add_box, bottom_axis, left_axis, markup, nice_step, svg_root
 
 REACH = 4.0  # values so many interquartile ranges outside the quartiles would squeeze all others; they are counted
 MOST_POINTS = 3000  # a scatter of more becomes a density with the named points on top
@@ -56,8 +56,8 @@ def histogram(values: np.ndarray, good: np.ndarray, axis: str) -> str:
     for counts, kind in ((all_counts, "bar-all"), (good_counts, "bar-good")):
         for k, count in enumerate(counts.tolist()):
             if count:
-                box = {"x": across(edges[k]) + 0.5, "width": max(0.8, across(edges[k + 1]) - across(edges[k]) - 1)}
-                bar = add(svg, "rect", kind, **box, y=up(count), height=round(up(0) - up(count), 2), rx=1)
+                left, right = across(edges[k]) + 0.5, across(edges[k + 1]) - 0.5
+                bar = add_box(svg, kind, left, up(count), max(right, left + 0.8), up(0))
                 add(bar, "title", text=f"{edges[k]:.4g} to {edges[k + 1]:.4g}: {count}")
     bottom_axis(svg, across, 132, across.ticks(5))
     add(svg, "text", "axis-name", "middle", x=173, y=163, text=axis)
@@ -100,10 +100,9 @@ def _density(svg: ET.Element, x: np.ndarray, y: np.ndarray, across: Scale, up: S
     counts, x_edges, y_edges = np.histogram2d(x, y, DENSITY_BINS, [(across.low, across.high), (up.low, up.high)])
     most = math.log1p(counts.max())
     for i, j in np.argwhere(counts > 0).tolist():
-        box = {"x": across(x_edges[i]), "y": up(y_edges[j + 1])}
-        size = {"width": across(x_edges[i + 1]) - box["x"], "height": up(y_edges[j]) - box["y"]}
         shade = round(0.08 + 0.6 * math.log1p(counts[i, j]) / most, 3)
-        add(svg, "rect", "density", **box, **{k: round(v, 2) for k, v in size.items()}, opacity=shade)
+        corners = (across(x_edges[i]), up(y_edges[j + 1]), across(x_edges[i + 1]), up(y_edges[j]))
+        add_box(svg, "density", *corners, opacity=shade)
 
 
 def _trimmed_range(values: np.ndarray) -> tuple[float, float]:

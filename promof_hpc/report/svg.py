@@ -55,10 +55,21 @@ def add(
     return element
 
 
+def add_box(
+    parent: ET.Element, kind: str, left: float, top: float, right: float, bottom: float, opacity: float = 1.0
+) -> ET.Element:
+    """A rectangle between two corners."""
+    width, height = round(right - left, 2), round(bottom - top, 2)
+    box = add(parent, "rect", kind, x=left, y=top, width=width, height=height)
+    if opacity < 1.0:
+        box.set("opacity", f"{opacity:g}")
+    return box
+
+
 def left_axis(svg: ET.Element, up: Scale, left: float, right: float, ticks: Sequence[float]) -> None:
     """Grid lines and numbers of a vertical axis, all in pixels but for `ticks`."""
     for tick in ticks:
-        add(svg, "line", "grid", x1=left, x2=right, y1=up(tick), y2=up(tick))
+        add(svg, "line", "rule", x1=left, x2=right, y1=up(tick), y2=up(tick))
         add(svg, "text", "tick", "end", x=left - 6, y=up(tick) + 3.5, text=f"{tick:g}".replace("-", "−"))
 
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from promof_hpc.report.svg import Scale, add, markup, svg_root
+from promof_hpc.report.svg import Scale, add, add_box, markup, svg_root
 
 PAUSE_S = 120.0  # nobody at work for so long, and for a tenth of the whole, means that the run was stopped
 MOST_LANES = 64
-WIDTH, LEFT = 760, 92
+WIDTH, LEFT = 1060, 110
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def gantt(use: Utilisation) -> str:
     svg = svg_root(WIDTH, bottom + 36, f"Work of {len(use.lanes)} ranks over {use.working_s:.0f} s")
     for k, lane in enumerate(shown):
         top = 8 + pitch * k
-        add(svg, "rect", "lane", x=LEFT, y=top, width=across.end - LEFT, height=pitch - 3, rx=2)
+        add_box(svg, "lane", LEFT, top, across.end, top + pitch - 3)
         if pitch >= 12 or k % 4 == 0:
-            add(svg, "text", "tick", "end", x=LEFT - 8, y=top + pitch / 2 + 2, text=lane.name[-16:])
+            add(svg, "text", "tick", "end", x=LEFT - 8, y=top + pitch / 2 + 2, text=lane.name[-18:])
             add(svg, "text", "tick", x=WIDTH - 46, y=top + pitch / 2 + 2, text=f"{lane.busy:.0%}")
         _bars(svg, lane, across, top, pitch - 3)
     for place, length in use.pauses:
@@ -118,8 +118,7 @@ def _bars(svg: ET.Element, lane: Lane, across: Scale, top: float, height: float)
         is_last = k + 1 == len(lane.spans)
         if not is_last and right - left < 2.0 and across(lane.spans[k + 1][0]) - right < 1.0:
             continue
-        width = max(1.0, round(right - left - 0.7, 2))
-        bar = add(svg, "rect", "batch", x=left, y=top, width=width, height=height, rx=2)
+        bar = add_box(svg, "batch", left, top, max(right - 0.7, left + 1), top + height)
         count = sum(s[3] for s in waiting)
         names = waiting[0][2] if len(waiting) == 1 else f"{len(waiting)} batches from {waiting[0][2]}"
         seconds = sum(s[1] - s[0] for s in waiting)

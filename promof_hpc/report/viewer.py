@@ -9,7 +9,7 @@ from promof_hpc.report.data import BestStructure
 from promof_hpc.screen.structure_text import cif_text, safe_stem
 from promof_hpc.structure import Structure
 
-MOST = 12  # each picture holds a WebGL context, of which browsers keep 16 alive
+MOST_PICTURES = 12  # each picture holds a WebGL context, of which browsers keep 16 alive
 
 
 def gallery(best: Sequence[BestStructure]) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def gallery(best: Sequence[BestStructure]) -> list[dict[str, Any]]:
             "before": _state(b.as_read, b, "as read"),
             "after": _state(b.relaxed, b, f"promof: {b.row.outcome}, evaluation {b.row.evaluation_id}"),
         }
-        for b in best[:MOST]
+        for b in best
     ]
 
 

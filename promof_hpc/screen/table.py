@@ -209,9 +209,11 @@ def finished_structures(data: ReportData) -> Iterator[Final]:
 
 
 def _best_first(data: ReportData, top: int) -> list[Final]:
-    placed = data.entries[data.entries["place"].notna()].head(top)
-    places = {str(name): int(place) for name, place in zip(placed["name"], placed["place"], strict=True)}
-    return sorted((f for f in finished_structures(data) if f[0] in places), key=lambda f: places[f[0]])
+    """The structures of the first places; duplicates share an evaluation and count once."""
+    placed = data.entries[data.entries["place"].notna()].drop_duplicates("evaluation_id").head(top)
+    order = {str(key): place for place, key in enumerate(placed["evaluation_id"])}
+    chosen = (final for final in finished_structures(data) if final[1].evaluation_id in order)
+    return sorted(chosen, key=lambda final: order[final[1].evaluation_id])
 
 
 def _frame_info(name: str, row: Row) -> dict[str, str | int | float]:

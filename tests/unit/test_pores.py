@@ -21,10 +21,10 @@ CARBON = 1.70  # Å, as in Zeo++
 
 # Zeo++ diameters LCD, PLD in Å from the table of CoRE MOF 2019 ASR
 CORE_MOF = {
-    "EDUSIF_clean": (15.05101, 7.91646),
-    "FIQCEN_clean": (13.19396, 6.66829),
-    "OFERUN_clean": (11.39394, 3.40819),
-    "RUBTAK01_SL": (8.52117, 3.79287),
+    "EDUSIF_clean": (15.05124, 7.91583),
+    "FIQCEN_clean": (13.18983, 6.65676),
+    "OFERUN_clean": (11.51766, 3.43919),
+    "RUBTAK01_SL": (8.70379, 4.00842),
 }
 
 

@@ -36,8 +36,10 @@ def test_mofs_come_back_from_a_shard_as_they_were(mofs, tmp_path):
         np.testing.assert_array_equal(now.structure.numbers, was.structure.numbers)
         for a, b in zip(was.contacts, now.contacts, strict=True):
             assert (a.node, a.linker) == (b.node, b.linker)
-            for name in ("shift", "donors", "elements", "sites", "behind", "linker_behind"):
+            for name in ("shift", "donors", "elements"):
                 np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+            for name in ("sites", "behind", "linker_behind"):
+                np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-5)
 
 
 def test_linkers_come_back_as_the_same_molecules(mofs, tmp_path):

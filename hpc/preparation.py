@@ -1,0 +1,42 @@
+"""The preparation journey: MOFs in, training shards and libraries out, with progress on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hpc.exit_codes import DONE
+
+LINE_EVERY_S = 15.0
+
+
+def prepare_library(
+    source: str, out: Path, workers: int, seed: int, conformers: bool, max_atoms: int, max_blocks: int
+) -> int:
+    """Prepare a training set in `out`, or go on with one; returns the exit code.
+
+    Raises:
+        UsageError: the source cannot be used, or `out` holds another preparation.
+    """
+    from data_prep.build import prepare
+    from data_prep.settings import PrepSettings
+
+    settings = PrepSettings(conformers=conformers, seed=seed, max_atoms=max_atoms, max_blocks=max_blocks)
+    settings = replace(settings, split=replace(settings.split, seed=seed))
+    summary = prepare(source, out, settings, _Lines(), workers)
+    print("\n".join([*summary.lines(), f"Training set: {out}"]))
+    return DONE
+
+
+class _Lines:
+    """Progress as plain lines, one at the end of each step and every so often in between."""
+
+    def __init__(self) -> None:
+        self._printed = 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._printed > LINE_EVERY_S:
+            self._printed = time.monotonic()
+            print(f"{step}: {done}/{total}", file=sys.stderr, flush=True)
