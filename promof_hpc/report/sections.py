@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,7 @@ def reasons(table: DataFrame) -> list[Reason]:
         return []
     keys = ended["reason"].map(_reason_key)
     found = [
-        Reason(OUTCOME_WORDS[outcome], key, len(group), f"{group['name'].iloc[0]}: {group['reason'].iloc[0]}")
+        Reason(OUTCOME_WORDS[outcome], key, len(group), _example(group["name"].iloc[0], group["reason"].iloc[0]))
         for (outcome, key), group in ended.groupby([ended["outcome"], keys], sort=True)
     ]
     return sorted(found, key=lambda r: -r.count)[:MOST_REASONS]
@@ -248,7 +249,17 @@ def _of(part: int, whole: int, words: str) -> str:
 
 
 def _reason_key(reason: str) -> str:
-    """The typed part of a reason such as `overlap: two atoms ...`, or the gate of `..., asked for pld_ang > 3`."""
+    """What reasons of one kind share: the word before the colon, the gate, or the text without its numbers."""
+    kind, colon, _ = reason.partition(": ")
+    if colon and kind.isidentifier():
+        return kind
     if ", asked for " in reason:
         return reason.partition(", asked for ")[2]
-    return reason.partition(": ")[0][:60]
+    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", reason)[:80]
+
+
+def _example(name: str, reason: str) -> str:
+    """Name and reason of one entry; readers put the name into the reason already."""
+    kind, _, detail = reason.partition(": ")
+    said = detail if kind.isidentifier() and detail else reason
+    return said if said.startswith(name) else f"{name}: {said}"

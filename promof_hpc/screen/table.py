@@ -189,7 +189,7 @@ def export(data: ReportData, folder: Path, format_: str, top: int = 0) -> str:
     if format_ in ("csv", "parquet"):
         table = data.entries.head(top) if top else data.entries
         (write_csv if format_ == "csv" else write_parquet)(table, folder / f"table.{format_}")
-        return f"table.{format_} with {len(table)} lines"
+        return f"table.{format_} with {_counted(len(table), 'line')}"
     chosen = _best_first(data, top) if top else finished_structures(data)
     if format_ == "extxyz":
         count = write_extxyz(chosen, folder / "relaxed.extxyz")
