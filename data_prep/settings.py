@@ -34,8 +34,8 @@ class SplitSettings:
     """
 
     seed: int = 0
-    test_share: float = 0.06
-    validation_share: float = 0.04
+    test_share: float = 0.08
+    validation_share: float = 0.05
     kept_skeletons: int = 20
 
 

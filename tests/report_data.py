@@ -1,12 +1,12 @@
 """Builders of report content for tests: rows with chosen values, small real crystals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from ase.build import bulk
 
-from promof_hpc.report.data import BestStructure, ReportData
+from promof_hpc.report.data import BestStructure, Final, ReportData
 from promof_hpc.screen.table import make_table
 from promof_hpc.store.candidates import Entry
 from promof_hpc.store.schema import Outcome, Row
@@ -36,8 +36,11 @@ def report(names: Sequence[str], rows: Sequence[Row], refused: Sequence[Entry] =
     """A report on rows under names, every finished one with a diamond as its structure."""
     entries = [Entry(name, row.evaluation_id) for name, row in zip(names, rows, strict=True)]
     table = make_table([*entries, *refused], rows, "test")
-    finals = [(name, row, diamond(1.01)) for name, row in zip(names, rows, strict=True)]
-    given = {"title": "A report", "provenance": {}, "entries": table, "finals": lambda: iter(finals), **content}
+
+    def finals() -> Iterator[Final]:
+        return ((name, row, diamond(1.01)) for name, row in zip(names, rows, strict=True))
+
+    given = {"title": "A report", "provenance": {}, "entries": table, "finals": finals, **content}
     return ReportData(**given)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,6 @@ class ConformerReason(StrEnum):
 
     NOT_A_MOLECULE = "not_a_molecule"
     NOT_EMBEDDED = "not_embedded"
-    TOO_DIFFERENT = "conformer_too_different"
 
 
 @dataclass(frozen=True)

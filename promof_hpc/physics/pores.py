@@ -41,6 +41,10 @@ CAVITY_TOLERANCE_ANG = 1e-4
 """Error allowed in the radius of a cavity."""
 
 
+MAX_ATOMS_PER_ANG3 = 2.0
+"""No solid comes near (diamond has 0.18); the images around a cell that is denser would fill the memory."""
+
+
 class PoreRefusal(StrEnum):
     """Why a structure has no pore geometry."""
 
@@ -48,6 +52,7 @@ class PoreRefusal(StrEnum):
     NOT_FINITE = "not finite"
     FLAT_CELL = "flat cell"
     EMPTY = "no atoms"
+    COLLAPSED = "collapsed"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Pores:
     Attributes:
         lcd_ang: largest cavity diameter.
         pld_ang: pore limiting diameter.
-        lfpd_ang: largest cavity diameter along the path of the pore limiting diameter.
+        lfpd_ang: diameter of the largest cavity in the void that the sphere with the PLD travels through (Zeo++ looks
+            along one path only, so its value can be lower).
         percolation_ang: widest spheres that can travel without end in at least one, two and three independent
             directions inside one void; the first is the PLD.
         probe_radius_ang: radius of the probe that `dimensionality` is about.
@@ -81,7 +87,7 @@ def pores(structure: Structure, probe_radius_ang: float = PROBE_RADIUS_ANG) -> P
     """Pore geometry of `structure`, equal for all descriptions of a crystal to 0.02 Å.
 
     Raises:
-        Refused: an element has no radius, a coordinate is not finite, the cell has no volume or no atoms.
+        Refused: an element has no radius, a coordinate is not finite, the cell has no atoms, no volume or hardly any.
     """
     from promof_hpc.physics import clearance as cl
     from promof_hpc.physics.percolation import sweep
@@ -94,16 +100,18 @@ def pores(structure: Structure, probe_radius_ang: float = PROBE_RADIUS_ANG) -> P
     order = _widest_first(faces)
     critical, _ = sweep(order, grid.shape, len(order))
     passes = [_ring(int(order[c]), grid) for c in critical if c >= 0]
-    widths = np.minimum.accumulate([2.0 * radius for radius, _ in passes] + [0.0] * (3 - len(passes)))
-    lcd, cavity = _cavity(np.arange(len(voxels)), voxels, grid)
+    radii_found = [max(radius, 0.0) for radius, _ in passes] + [0.0] * (3 - len(passes))
+    widths = 2.0 * np.minimum.accumulate(radii_found)
+    radius, cavity = _cavity(np.arange(len(voxels)), voxels, grid)
     lfpd = 0.0
     if passes:
         _, roots = sweep(order, grid.shape, critical[0] + 1)
-        lfpd, _ = _cavity(np.flatnonzero(roots == roots[order[critical[0]] // 3]), voxels, grid)
+        void = np.flatnonzero(roots == roots[order[critical[0]] // 3])
+        lfpd = max(2.0 * _cavity(void, voxels, grid)[0], float(widths[0]))
     return Pores(
-        lcd_ang=max(2.0 * lcd, 0.0),
+        lcd_ang=max(2.0 * radius, lfpd),
         pld_ang=float(widths[0]),
-        lfpd_ang=2.0 * lfpd,
+        lfpd_ang=lfpd,
         percolation_ang=(float(widths[0]), float(widths[1]), float(widths[2])),
         probe_radius_ang=probe_radius_ang,
         dimensionality=int(np.count_nonzero((widths > 0.0) & (widths >= 2.0 * probe_radius_ang))),
@@ -208,6 +216,9 @@ def _checked_radii(structure: Structure) -> np.ndarray:
     edges = np.linalg.norm(structure.cell, axis=1)
     if structure.volume <= 1e-6 * edges.prod():
         raise Refused(PoreRefusal.FLAT_CELL, "the cell vectors span no volume; repair the cell")
+    if len(structure) > MAX_ATOMS_PER_ANG3 * structure.volume:
+        density = f"{len(structure)} atoms in {structure.volume:.1f} Å³"
+        raise Refused(PoreRefusal.COLLAPSED, f"{density} is no solid; repair the cell")
     sphere_radii = radii(structure)
     if np.isnan(sphere_radii).any():
         odd = sorted({int(z) for z in structure.numbers[np.isnan(sphere_radii)]})

@@ -54,8 +54,8 @@ def render(data: ReportData) -> str:
     shown = sections.columns_shown(table)
     numbers = _records(table)
     pictures = data.best[:MOST_PICTURES]
-    line_of = {name: k for k, name in enumerate(table["name"])}
-    records = [sections.record_of(table.iloc[k], shown) for k in numbers]
+    line_of = {line["name"]: line for line in table[table["name"].isin([b.name for b in pictures])].to_dict("records")}
+    lines = table.iloc[numbers].to_dict("records")
     use = fold_events(data.events)
     # autoescape turns whatever came from outside into text; Markup marks what this package itself has made
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("page.html.j2"))
@@ -75,15 +75,18 @@ def render(data: ReportData) -> str:
         use=use,
         gantt=Markup(gantt(use) if use else ""),
         spoken=spoken,
+        place=sections.PLACE,
         columns=shown,
         pore_note=sections.pore_note(shown),
         formula=_formula,
-        ranking=[(k, table.iloc[number]) for k, number in enumerate(numbers) if number < sections.MOST_LINES],
+        ranking=list(enumerate(lines[: sections.MOST_LINES])),
         outcome_words=sections.OUTCOME_WORDS,
         rule=sections.ranking_rule(table),
         total=len(table),
-        best=[(b.name, b.row.formula, sections.short_facts(table.iloc[line_of[b.name]], shown)) for b in pictures],
-        payload=Markup(_json({"records": records, "gallery": gallery(pictures)})),
+        best=[(b.name, b.row.formula, sections.short_facts(line_of[b.name], shown)) for b in pictures],
+        payload=Markup(
+            _json({"records": [sections.record_of(line, shown) for line in lines], "gallery": gallery(pictures)})
+        ),
         provenance=list(sections.flatten(data.provenance)),
         attribution=data.attribution,
         glossary=describe_columns(),

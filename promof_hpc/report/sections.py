@@ -12,7 +12,7 @@ from promof_hpc.screen.table import FURTHER_OUTCOMES, OVER_BUDGET, PENDING, RANK
 from promof_hpc.store.schema import FAILED, Outcome
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 MOST_LINES = 200  # of the ranking; the rest is in table.csv
 MOST_REASONS = 12
@@ -89,6 +89,9 @@ class Column:
         return "" if is_missing(value) else f"{float(value):.10g}"
 
 
+PLACE = Column("place", "Place", "", ".0f")
+
+
 def is_missing(value: Any) -> bool:
     """Whether a cell of the table holds nothing."""
     import pandas as pd
@@ -127,7 +130,7 @@ def headline(table: DataFrame) -> list[Figure]:
         figures.append(Figure(f"{counts[Outcome.MEASURED]:,}", "measured as read", "nothing was relaxed"))
     figures.append(Figure(f"{placed:,}", "ranked", "finished, and nothing speaks against them"))
     if placed:
-        figures.append(_best(table.iloc[0], ranking_column(table)))
+        figures.append(_best(table.iloc[0].to_dict(), ranking_column(table)))
     return figures
 
 
@@ -183,7 +186,7 @@ def pore_note(columns: Sequence[Column]) -> str:
     return f"PLD and LCD are those {state}, the density is that as read."
 
 
-def record_of(line: Series[Any], columns: Sequence[Column]) -> dict[str, Any]:
+def record_of(line: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
     """What the page shows of a selected structure: heading, then pairs of what and how much."""
     facts = [("Outcome", OUTCOME_WORDS.get(line["outcome"], line["outcome"])), ("Formula", line["formula"])]
     facts += [("Why", line["reason"]), ("Flags", line["flags"]), ("Framework", line["framework_class"])]
@@ -191,14 +194,13 @@ def record_of(line: Series[Any], columns: Sequence[Column]) -> dict[str, Any]:
     for c in (*columns, *further):
         facts.append((c.heading, f"{c.text(line[c.name])} {c.unit}" if c.text(line[c.name]) else ""))
     facts += [("Energy", line["energy_note"])]
-    place = "" if is_missing(line["place"]) else int(line["place"])
-    return {"name": line["name"], "place": place, "facts": [[k, v.strip()] for k, v in facts if v]}
+    return {"name": line["name"], "place": PLACE.text(line["place"]), "facts": [[k, v.strip()] for k, v in facts if v]}
 
 
-def short_facts(line: Series[Any], columns: Sequence[Column]) -> str:
+def short_facts(line: Mapping[str, Any], columns: Sequence[Column]) -> str:
     """The caption of a picture: place, energy, pores and change of the volume, as far as they are known."""
     wanted = ("e_rel_ev_per_atom", *PORE_PAIRS[0], "volume_change")
-    facts = [f"place {line['place']}"] if not is_missing(line["place"]) else []
+    facts = [f"place {PLACE.text(line['place'])}"] if PLACE.text(line["place"]) else []
     for c in columns:
         if c.name in wanted and c.text(line[c.name]):
             facts.append(f"{c.heading} {c.text(line[c.name])} {c.unit}")
@@ -236,7 +238,7 @@ def budget_sentence(budget: Mapping[str, int | None]) -> str:
     return text + "."
 
 
-def _best(line: Series[Any], column: str) -> Figure:
+def _best(line: Mapping[str, Any], column: str) -> Figure:
     value = float(line[column])
     label = {"e_rel_ev_per_atom": "lowest E_rel", "e_form_ev_per_atom": "lowest E_form", "pld_ang": "widest pores"}
     if column == "pld_ang":

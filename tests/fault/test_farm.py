@@ -21,11 +21,12 @@ from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
 from promof_hpc.store.claims import live_claims, suspects
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, stop_requested
-from promof_hpc.store.schema import TIMING_COLUMNS, Candidate, Outcome
+from promof_hpc.store.schema import Candidate, Outcome
 from promof_hpc.store.shard import publish_text, write_shard
 from promof_hpc.store.verify import verify
 from promof_hpc.structure import canonical
 from tests.potentials import POISON_ATOMS
+from tests.processes import kill_everything, ranks_of, table_of, wait_for
 from tests.runs import crystal, new_run
 
 ROOT = Path(__file__).parents[2]
@@ -62,49 +63,11 @@ def _launch(run: RunDir, ranks: int = 2) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code, str(run.path), str(ranks)], env=ENVIRONMENT, cwd=ROOT)
 
 
-def _ranks(run: RunDir) -> list[psutil.Process]:
-    """The living ranks of a run (children that evaluate suspects are not among them)."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "hpc.farm" in command and str(run.path) in command and "mpiexec" not in command[0]:
-            with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and "hydra" not in process.name():
-                    found.append(process)
-    return found
-
-
-def _wait(condition, seconds: float, what: str):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s for {what}")
-
-
-def _kill_everything(run: RunDir, launcher: subprocess.Popen) -> None:
-    launcher.kill()
-    launcher.wait()
-    for process in psutil.process_iter(["cmdline"]):
-        if str(run.path) in (process.info["cmdline"] or []):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    _wait(lambda: not _ranks(run), 20, "the ranks to be gone")
-
-
-def _table(run: RunDir) -> list[dict]:
-    """All rows without timing, sorted by id, as they must come out whatever happened."""
-    rows = [{k: str(v) for k, v in vars(e.row).items() if k not in TIMING_COLUMNS} for e in read_results(run)]
-    return sorted(rows, key=lambda r: r["evaluation_id"])
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run = _run(tmp_path_factory.mktemp("calm") / "run", "Slow")
     assert _launch(run).wait(120) == 0
-    return _table(run)
+    return table_of(run)
 
 
 def test_a_second_start_of_a_finished_run_does_nothing(tmp_path):
@@ -121,11 +84,11 @@ def test_a_killed_farm_ends_with_the_table_of_an_undisturbed_one(tmp_path, victi
     rng = random.Random(victim)
     launcher = _launch(run)
     after = rng.randint(1, 4)
-    _wait(lambda: len(run.committed(0)) >= after, 90, "the first commits")
+    wait_for(lambda: len(run.committed(0)) >= after, 90, "the first commits")
     before = set(run.committed(0))
-    ranks = _wait(lambda: _ranks(run), 20, "the ranks")
+    ranks = wait_for(lambda: ranks_of(run), 20, "the ranks")
     if victim == "everything":
-        _kill_everything(run, launcher)
+        kill_everything(run, launcher)
     elif victim == "launcher":
         launcher.kill()
         launcher.wait()
@@ -138,7 +101,7 @@ def test_a_killed_farm_ends_with_the_table_of_an_undisturbed_one(tmp_path, victi
         launcher = _launch(run)
     assert launcher.wait(150) == 0
     assert before <= set(run.committed(0))
-    assert _table(run) == undisturbed
+    assert table_of(run) == undisturbed
     ledger = fold(run, None)
     assert (ledger.issued, ledger.committed) == (16, 16)
     assert verify(run).sound
@@ -150,9 +113,9 @@ def test_ten_kills_of_everything_on_one_long_batch_convict_nobody(tmp_path):
     rng = random.Random(1)
     for kill in range(10):
         launcher = _launch(run, ranks=1)
-        _wait(lambda: live_claims(run, 1e9), 60, f"the batch in hand at kill {kill}")
+        wait_for(lambda: live_claims(run, 1e9), 60, f"the batch in hand at kill {kill}")
         time.sleep(rng.random() * 0.5)
-        _kill_everything(run, launcher)
+        kill_everything(run, launcher)
         assert run.committed(0) == []
     assert suspects(run) == {"00000-00000"}
     assert _launch(run, ranks=1).wait(180) == 0
@@ -185,7 +148,7 @@ def test_a_hanging_structure_is_timed_out_and_nothing_else_is_lost(tmp_path):
 def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):
     run = _run(tmp_path / "run", "Slow", 48)
     launcher = _launch(run)
-    _wait(lambda: run.committed(0), 90, "the first commit")
+    wait_for(lambda: run.committed(0), 90, "the first commit")
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(60) == 75
     assert stop_requested(run)
@@ -199,13 +162,13 @@ def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):
 def test_a_second_leader_is_turned_away_while_the_first_is_at_work(tmp_path):
     run = _run(tmp_path / "run", "Slow")
     first = _launch(run)
-    _wait(lambda: run.lease.exists(), 60, "the lease")
+    wait_for(lambda: run.lease.exists(), 60, "the lease")
     second = subprocess.run([sys.executable, "-m", "hpc.cli", "resume", str(run.path)], env=ENVIRONMENT, cwd=ROOT,
                             capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert second.returncode == 1
     assert "is being led by" in second.stderr
     assert "Traceback" not in second.stderr
-    _kill_everything(run, first)
+    kill_everything(run, first)
 
 
 def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
@@ -215,7 +178,7 @@ def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
     assert 50 <= ledger.committed < 80
 
 
-def test_the_result_set_does_not_depend_on_the_number_of_ranks(tmp_path, undisturbed):
+def test_the_result_set_does_not_depend_on_the_number_ofranks_of(tmp_path, undisturbed):
     run = _run(tmp_path / "run", "Slow")
     assert _launch(run, ranks=1).wait(120) == 0
-    assert _table(run) == undisturbed
+    assert table_of(run) == undisturbed

@@ -15,7 +15,7 @@ from ase.io import read
 from promof_hpc.physics.pores import pores
 from promof_hpc.structure import Structure
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 SAMPLE, SEED = 100, 20190101
 

@@ -169,6 +169,7 @@ def test_a_thin_needle_cell_and_a_wide_empty_one_are_measured() -> None:
         (Atoms("C", positions=[[np.nan, 0, 0]], cell=[9, 9, 9], pbc=True), PoreRefusal.NOT_FINITE),
         (Atoms("C", cell=[[9, 0, 0], [9, 0, 0], [0, 0, 9]], pbc=True), PoreRefusal.FLAT_CELL),
         (Atoms(cell=[9, 9, 9], pbc=True), PoreRefusal.EMPTY),
+        (Atoms("C60", cell=[3, 3, 3], pbc=True), PoreRefusal.COLLAPSED),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_its_reason(atoms: Atoms, reason: PoreRefusal) -> None:

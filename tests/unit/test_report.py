@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from html.parser import HTMLParser
 
 import ase.io
@@ -19,7 +20,7 @@ from promof_hpc.report.svg import Scale
 from promof_hpc.report.utilisation import fold_events, gantt
 from promof_hpc.report.viewer import view
 from promof_hpc.store.candidates import Entry
-from promof_hpc.store.schema import Outcome
+from promof_hpc.store.schema import Outcome, Row
 from promof_hpc.structure import Structure
 from tests.report_data import best, diamond, finished, many, report
 
@@ -40,6 +41,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        self.text += " "
         if tag in self.raw:
             self._inside = tag
             self.raw[tag].append("")
@@ -121,11 +123,8 @@ def test_hostile_text_stays_text():
 
 
 def everything_missing():
-    nothing = dict.fromkeys(
-        ("pld_ang", "lcd_ang", "pld_relaxed_ang", "lcd_relaxed_ang", "density_g_per_cm3", "energy_ev_per_atom")
-        + ("e_form_ev_per_atom", "e_rel_ev_per_atom", "e_rel_percentile", "volume_change", "volume_relaxed_ang3"),
-        math.nan,
-    )
+    floats = [f.name for f in fields(Row) if f.type == "float" and f.name != "wall_s"]
+    nothing = dict.fromkeys(floats, math.nan)
     return report(["x"], [finished("1", outcome=Outcome.NAN, **nothing)])
 
 
@@ -144,7 +143,7 @@ def everything_missing():
 def test_thin_runs_have_a_page_with_a_clear_sentence(data, sentence):
     page = Page(render(data))
     assert sentence in page.words
-    assert not re.search(r"\bnan\b(?! or)|<NA>|\bNone\b", page.words.replace("nan 1", ""))
+    assert not re.search(r"\bnan\b|<NA>|\bNone\b", page.words)
     assert page.payload["gallery"] == []
 
 
@@ -203,7 +202,7 @@ def test_a_hundred_thousand_rows_stay_below_fifteen_megabytes():
 
 def test_reasons_that_differ_only_in_numbers_are_counted_together():
     page = Page(render(report([f"m{k}" for k in range(40)], many(40))))
-    assert "exploded volume … % at step … 4 m0: volume +0 % at step 0" in page.words
+    assert re.search(r"exploded volume … % at step … 4 m(\d+): volume \+\1 % at step \1 ", page.words)
 
 
 def test_histogram_counts_every_value_and_says_how_many_lie_beyond():
@@ -264,7 +263,8 @@ addEventListener("load", () => setTimeout(() => {
   document.querySelector("circle").dispatchEvent(new MouseEvent("click", { bubbles: true }));
   out.facts = document.querySelector("#facts h3").textContent;
   out.selected = document.querySelectorAll("tr.selected").length;
-  const names = () => [...document.querySelectorAll("#lines tbody tr:not([hidden]) .name")].map((c) => c.firstChild.data);
+  const rows = () => [...document.querySelectorAll("#lines tbody tr:not([hidden])")];
+  const names = () => rows().map((row) => row.querySelector(".name").firstChild.data);
   const heads = [...document.querySelectorAll("#lines th")];
   const pore = heads.find((h) => h.textContent.startsWith("PLD")).querySelector("button");
   pore.click();
@@ -286,8 +286,9 @@ def test_selecting_sorting_and_searching_work_in_a_browser_without_console_error
     path = tmp_path / "index.html"
     path.write_text(render(small_report()).replace("</body>", ACTIONS), encoding="utf-8")
     command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
         "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
