@@ -22,20 +22,19 @@ CORE = [
     "PyYAML",
     "typer",
     "rich",
-    "plotly",
-    "psutil",
+    "Jinja2",
+    "MarkupSafe",
     "sevenn",
     "chgnet",
     "core-mof",
     "mpi4py",
     "submitit",
-    "average-minimum-distance",
 ]
 EXTRAS = {
     "train": ["deepspeed"],
     "uma": ["fairchem-core"],
     "mpi-wheel": ["mpich"],
-    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "pyzeo", "types-PyYAML"],
+    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "psutil", "pyzeo", "types-PyYAML"],
 }
 setup(
     name="promof-hpc",

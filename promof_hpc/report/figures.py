@@ -14,6 +14,7 @@ from promof_hpc.report.svg import Scale, add, add_box, bottom_axis, left_axis, m
 
 REACH = 4.0  # values so many interquartile ranges outside the quartiles would squeeze all others; they are counted
 MOST_POINTS = 3000  # a scatter of more becomes a density with the named points on top
+FEW_POINTS = 500  # up to here points are large enough to be hit with ease
 DENSITY_BINS = (64, 40)
 
 
@@ -75,7 +76,7 @@ def scatter(points: Points, x_axis: str, y_axis: str) -> str:
     x_range, y_range = _trimmed_range(points.x), _trimmed_range(points.y)
     across, up = Scale(*_padded(*x_range), 62, 744), Scale(*_padded(*y_range), 376, 16)
     svg = svg_root(760, 428, f"{y_axis} over {x_axis} for {len(points.x)} structures")
-    svg.set("class", "scatter")
+    svg.set("class", "scatter" if len(points.x) <= FEW_POINTS else "scatter crowded")
     left_axis(svg, up, 62, 744, up.ticks(6))
     bottom_axis(svg, across, 376, across.ticks(8))
     add(svg, "text", "axis-name", "middle", x=403, y=420, text=x_axis)
@@ -84,10 +85,11 @@ def scatter(points: Points, x_axis: str, y_axis: str) -> str:
     if len(points.x) > MOST_POINTS:
         _density(svg, points.x[inside], points.y[inside], across, up)
     shown = np.nonzero(inside & (points.record >= 0))[0]
+    radius = 4.5 if len(shown) <= FEW_POINTS else 2.0
     for k in sorted(shown.tolist(), key=lambda k: bool(points.good[k])):  # the good ones on top
         kind = "point good" if points.good[k] else "point"
         place: dict[str, Any] = {"cx": across(points.x[k]), "cy": up(points.y[k])}
-        dot = add(svg, "circle", kind, **place, r=4.5 if points.good[k] else 3.5, data_record=int(points.record[k]))
+        dot = add(svg, "circle", kind, **place, r=radius, data_record=int(points.record[k]))
         add(dot, "title", text=points.label[k])
     left_out = int(len(points.x) - inside.sum())
     if left_out:

@@ -71,6 +71,7 @@ def render(data: ReportData) -> str:
         reasons=sections.reasons(table),
         distributions=[Markup(figure) for figure in _histograms(table)],
         scatter=Markup(_scatter(table, numbers)),
+        crowded=len(table) > len(numbers),
         why_no_energy=sections.why_no_energy(table),
         use=use,
         gantt=Markup(gantt(use) if use else ""),

@@ -128,7 +128,7 @@ def headline(table: DataFrame) -> list[Figure]:
         figures.append(Figure(f"{converged:,}", "converged", _of(converged, relaxed, "of those relaxed")))
     elif counts.get(Outcome.MEASURED):
         figures.append(Figure(f"{counts[Outcome.MEASURED]:,}", "measured as read", "nothing was relaxed"))
-    figures.append(Figure(f"{placed:,}", "ranked", "finished, and nothing speaks against them"))
+    figures.append(Figure(f"{placed:,}", "ranked", "finished without a flag"))
     if placed:
         figures.append(_best(table.iloc[0].to_dict(), ranking_column(table)))
     return figures

@@ -70,14 +70,20 @@ def left_axis(svg: ET.Element, up: Scale, left: float, right: float, ticks: Sequ
     """Grid lines and numbers of a vertical axis, all in pixels but for `ticks`."""
     for tick in ticks:
         add(svg, "line", "rule", x1=left, x2=right, y1=up(tick), y2=up(tick))
-        add(svg, "text", "tick", "end", x=left - 6, y=up(tick) + 3.5, text=f"{tick:g}".replace("-", "−"))
+        add(svg, "text", "tick", "end", x=left - 6, y=up(tick) + 3.5, text=_number(tick))
 
 
 def bottom_axis(svg: ET.Element, across: Scale, bottom: float, ticks: Sequence[float]) -> None:
     """Line and numbers of a horizontal axis at `bottom`."""
     add(svg, "line", "axis", x1=across.start, x2=across.end, y1=bottom, y2=bottom)
     for tick in ticks:
-        add(svg, "text", "tick", "middle", x=across(tick), y=bottom + 14, text=f"{tick:g}".replace("-", "−"))
+        add(svg, "text", "tick", "middle", x=across(tick), y=bottom + 14, text=_number(tick))
+
+
+def _number(value: float) -> str:
+    """A short number with a true minus sign, thousands as k."""
+    text = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+    return text.replace("-", "−")
 
 
 def markup(svg: ET.Element) -> str:
