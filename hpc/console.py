@@ -18,48 +18,52 @@ from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.schema import TEXT_COLUMNS, TIMING_COLUMNS, Row
 
 LINE_EVERY_S = 15.0
+LOOK_EVERY_S = 2.0
 
 
 class Progress:
     """Live progress of a run: entries read, then evaluations done, outcome mix, time left."""
 
     def __init__(self, run: RunDir, budget: int | None, quiet: bool = False):
-        self._run, self._budget, self._quiet = run, budget, quiet
-        self._live = not quiet and sys.stderr.isatty()
-        self._printed = self._looked = 0.0
-        self._status = None
-        if self._live:
-            from rich.console import Console
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
 
-            self._status = Console(stderr=True).status("starting")
+        self._run, self._budget, self._quiet = run, budget, quiet
+        self._printed = self._looked = 0.0
+        live = not quiet and sys.stderr.isatty()
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True) if live else None
+        self._task = self._bar.add_task("starting", total=None) if self._bar else None
 
     def __enter__(self) -> Progress:
-        if self._status:
-            self._status.start()
+        if self._bar:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._status:
-            self._status.stop()
+        if self._bar:
+            self._bar.stop()
 
     def reading(self, done: int, total: int) -> None:
         """Entries read so far."""
-        self._show(f"reading {done}/{total}", force=done == total)
+        self._show(done, total, f"reading {done}/{total}", force=done == total)
 
     def evaluating(self) -> None:
         """Look at the run directory, at most once in two seconds."""
-        if self._quiet or time.monotonic() - self._looked < 2.0:
+        if self._quiet or time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         self._looked = time.monotonic()
-        self._show(describe(snapshot(self._run, self._budget)))
+        now = snapshot(self._run, self._budget)
+        self._show(now.done, now.budget.issued, describe(now))
 
-    def _show(self, text: str, force: bool = False) -> None:
+    def _show(self, done: int, total: int, text: str, force: bool = False) -> None:
         if self._quiet:
             return
-        if self._status:
-            self._status.update(text)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=text)
         elif force or time.monotonic() - self._printed > LINE_EVERY_S:
             self._printed = time.monotonic()
             print(text, file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop, stop_requested
 
 MAX_DEATHS_WITHOUT_PROGRESS = 10
+NO_ROOM_BYTES = 100_000
 
 
 def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None], claim_expiry_s: float = 300.0) -> int:
@@ -110,7 +111,9 @@ def _watch(process: subprocess.Popen[bytes], run: RunDir, tick: Callable[[], Non
 def _why_failed(run: RunDir) -> str:
     failures = [e for e in read_events(run) if e["event"] == "failed"]
     latest = max(failures, key=lambda e: e["time_s"], default=None)
-    return str(latest["why"]) if latest else f"A rank could not go on (is the disk full?); see {run.logs}."
+    if shutil.disk_usage(run.path).free < NO_ROOM_BYTES:  # then the event could not be written either
+        return f"The disk of {run.path} is full; free some space and run `promof resume {run.path}`, nothing is lost."
+    return str(latest["why"]) if latest else f"A rank could not go on; see {run.logs}."
 
 
 def _mpiexec() -> str:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from ase.optimize import FIRE, LBFGS
@@ -87,15 +88,37 @@ def largest_stress_gpa(prediction: Prediction) -> float:
 
 
 def compute_or_halve(structures: Sequence[Structure], potential: Potential) -> list[Prediction | None]:
-    """Predictions of a batch; where memory runs out the batch is halved, and None stands for one that never fits."""
-    try:
-        return list(potential.compute(structures))
-    except MemoryError:
-        if len(structures) == 1:
-            return [None]
-        half = len(structures) // 2
-        log.warning("%d structures do not fit in memory together; halving", len(structures))
-        return compute_or_halve(structures[:half], potential) + compute_or_halve(structures[half:], potential)
+    """Predictions of a batch, cut into parts that fit in memory; None stands for a structure that never fits.
+
+    Where memory runs out the part is halved, and later batches of the same potential are cut to what fitted.
+    """
+    predictions: list[Prediction | None] = []
+    left = list(structures)
+    while left:
+        part = _as_many_as_fit(left, _atoms_that_fit.get(potential))
+        try:
+            predictions += potential.compute(left[:part])
+        except MemoryError:
+            atoms = sum(len(s) for s in left[:part])
+            if part > 1:
+                _atoms_that_fit[potential] = atoms // 2
+                log.warning("%d atoms in %d structures do not fit in memory together; halving", atoms, part)
+                continue
+            predictions.append(None)
+        left = left[part:]
+    return predictions
+
+
+# what a batch of a potential may hold since memory ran out
+_atoms_that_fit: WeakKeyDictionary[Potential, int] = WeakKeyDictionary()
+
+
+def _as_many_as_fit(structures: Sequence[Structure], atoms: int | None) -> int:
+    """How many of the first structures hold at most `atoms` together; one at least."""
+    if atoms is None:
+        return len(structures)
+    total = np.cumsum([len(s) for s in structures])
+    return max(1, int(np.searchsorted(total, atoms, side="right")))
 
 
 @dataclass

@@ -56,6 +56,7 @@ def render(data: ReportData) -> str:
     pictures = data.best[:MOST_PICTURES]
     line_of = {line["name"]: line for line in table[table["name"].isin([b.name for b in pictures])].to_dict("records")}
     lines = table.iloc[numbers].to_dict("records")
+    plotted = _energy_over_pores(table, numbers)
     use = fold_events(data.events)
     # autoescape turns whatever came from outside into text; Markup marks what this package itself has made
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("page.html.j2"))
@@ -70,13 +71,14 @@ def render(data: ReportData) -> str:
         shares=sections.shares(table),
         reasons=sections.reasons(table),
         distributions=[Markup(figure) for figure in _histograms(table)],
-        scatter=Markup(_scatter(table, numbers)),
-        crowded=len(table) > len(numbers),
+        scatter=Markup(scatter(*plotted) if plotted else ""),
+        crowded=plotted is not None and len(plotted[0].x) > MOST_POINTS,
         why_no_energy=sections.why_no_energy(table),
         use=use,
         gantt=Markup(gantt(use) if use else ""),
         spoken=spoken,
         place=sections.PLACE,
+        any_place=bool(table["place"].notna().any()),
         columns=shown,
         pore_note=sections.pore_note(shown),
         formula=_formula,
@@ -116,8 +118,8 @@ def _histograms(table: DataFrame) -> list[str]:
     return figures
 
 
-def _scatter(table: DataFrame, records: list[int]) -> str:
-    """Energy over pore size; empty if no structure has both."""
+def _energy_over_pores(table: DataFrame, records: list[int]) -> tuple[Points, str, str] | None:
+    """Points with the names of both axes; None if no structure has both values."""
     y_column, y_axis = "e_rel_ev_per_atom", "E_rel (eV/atom)"
     if not table[y_column].notna().any():
         y_column, y_axis = "e_form_ev_per_atom", "E_form (eV/atom)"
@@ -127,13 +129,13 @@ def _scatter(table: DataFrame, records: list[int]) -> str:
     x, y = table[x_column].to_numpy(np.float64), table[y_column].to_numpy(np.float64)
     known = np.nonzero(np.isfinite(x) & np.isfinite(y))[0]
     if not len(known):
-        return ""
+        return None
     record_of = np.full(len(table), -1)
     record_of[records] = np.arange(len(records))
     names = table["name"].to_numpy()
     label = [f"{names[k]}: {x[k]:.2f} Å, {y[k]:+.3f} eV/atom" for k in known.tolist()]
     good = table["place"].notna().to_numpy()[known]
-    return scatter(Points(x[known], y[known], good, record_of[known], label), x_axis, y_axis)
+    return Points(x[known], y[known], good, record_of[known], label), x_axis, y_axis
 
 
 def _formula(text: str) -> Markup:

@@ -128,7 +128,7 @@ def headline(table: DataFrame) -> list[Figure]:
         figures.append(Figure(f"{converged:,}", "converged", _of(converged, relaxed, "of those relaxed")))
     elif counts.get(Outcome.MEASURED):
         figures.append(Figure(f"{counts[Outcome.MEASURED]:,}", "measured as read", "nothing was relaxed"))
-    figures.append(Figure(f"{placed:,}", "ranked", "finished without a flag"))
+    figures.append(Figure(f"{placed:,}", "ranked", "finished without a flag" if placed else "see Ranking for why"))
     if placed:
         figures.append(_best(table.iloc[0].to_dict(), ranking_column(table)))
     return figures
@@ -160,6 +160,11 @@ def reasons(table: DataFrame) -> list[Reason]:
 
 def ranking_rule(table: DataFrame) -> str:
     """How places are given, in a sentence."""
+    if table["place"].isna().all():
+        return (
+            "No structure has a place: that takes one which finished without a flag and has an E_rel, "
+            "an E_form or a pore size."
+        )
     column = ranking_column(table)
     if column == RANKED_BY[0]:
         by = "the lowest E_rel first"
@@ -198,9 +203,11 @@ def record_of(line: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, A
 
 
 def short_facts(line: Mapping[str, Any], columns: Sequence[Column]) -> str:
-    """The caption of a picture: place, energy, pores and change of the volume, as far as they are known."""
+    """The caption of a picture: place, energy, pores, change of the volume, and what speaks against it."""
     wanted = ("e_rel_ev_per_atom", *PORE_PAIRS[0], "volume_change")
     facts = [f"place {PLACE.text(line['place'])}"] if PLACE.text(line["place"]) else []
+    if line["outcome"] != Outcome.CONVERGED:
+        facts.append(OUTCOME_WORDS[line["outcome"]])
     for c in columns:
         if c.name in wanted and c.text(line[c.name]):
             facts.append(f"{c.heading} {c.text(line[c.name])} {c.unit}")

@@ -172,6 +172,33 @@ def test_a_read_only_run_directory_is_one_sentence(place):
     assert "--run" in message
 
 
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 300 kB; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_after_making_room_resume_finishes(place, tiny_disk):
+    (tiny_disk / "ballast").write_bytes(b"x" * 180_000)
+    message = promof("screen", "mofs", "--run", tiny_disk / "run", *QUICK, cwd=place, code=1)
+    assert "full" in message
+    (tiny_disk / "ballast").unlink()
+    subprocess.run(["mount", "-o", "remount,size=30m", tiny_disk], check=True)
+    if (tiny_disk / "run/config.yaml").exists():
+        promof("resume", tiny_disk / "run", cwd=place)
+    else:
+        promof("screen", "mofs", "--run", tiny_disk / "run", *QUICK, cwd=place)
+    assert json.loads(promof("verify", tiny_disk / "run", "--json", cwd=place))["redo"] == []
+
+
 def test_export_of_the_table_and_prune(place):
     promof("export", "runs/one", "--out", "tables", "--format", "csv", cwd=place)
     assert (place / "tables/table.csv").exists()

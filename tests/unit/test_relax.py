@@ -158,8 +158,11 @@ def test_one_bad_member_does_not_disturb_the_others():
 
 
 class _SmallMemory(Emt):
+    refusals = 0
+
     def compute(self, structures):
         if sum(map(len, structures)) > 16:
+            self.refusals += 1
             raise MemoryError
         return super().compute(structures)
 
@@ -171,7 +174,9 @@ def test_out_of_memory_halves_the_batch_and_only_the_too_large_end_as_oom():
     assert [p is None for p in predictions] == [False, False, False, False, True]
     alone = Emt().compute(starts[:4])
     assert [p.energy for p in predictions[:4]] == [p.energy for p in alone]
-    results = relax(starts, _SmallMemory(batched=True), RelaxSettings())
+    small = _SmallMemory(batched=True)
+    results = relax(starts, small, RelaxSettings())
+    assert small.refusals <= 4  # it is remembered what fits; only the one that never does is tried alone
     assert results[-1].outcome is Outcome.OOM
     assert all(r.outcome is Outcome.CONVERGED for r in results[:-1])
 

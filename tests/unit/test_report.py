@@ -134,11 +134,12 @@ def everything_missing():
         (report([], []), "This run has no entries yet."),
         (report([], [], [Entry("a", "", "empty", "x"), Entry("b", "", "empty", "x")]), "Nothing was measured"),
         (report(["one"], [finished("1")]), "Each point is a structure"),
+        (report(["steps"], [finished("1", outcome=Outcome.MAX_STEPS)]), "No structure has a place"),
         (everything_missing(), "No structure has both an energy and a pore size"),
         (report(["a"], [finished("1", energy_note="no reference set", e_rel_ev_per_atom=math.nan)]),
          "1 structure has no E_rel: no reference set."),
     ],
-    ids=["no entries", "all refused", "one row", "nothing known", "no reference"],
+    ids=["no entries", "all refused", "one row", "nothing ranked", "nothing known", "no reference"],
 )  # fmt: skip
 def test_thin_runs_have_a_page_with_a_clear_sentence(data, sentence):
     page = Page(render(data))
