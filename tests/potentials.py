@@ -4,9 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
 
 from promof_hpc.physics.lennard_jones import LennardJones
 from promof_hpc.physics.potential import Prediction
@@ -72,21 +69,3 @@ class SometimesNaN(LennardJones):
             if int(s.numbers.sum()) % 3 == 0:
                 predictions[k] = Prediction(float("nan"), predictions[k].forces, predictions[k].stress)
         return predictions
-
-
-class Small(LennardJones):
-    """Lennard-Jones on a device whose memory holds 40 atoms; counts its calls in the file CALLS_FILE."""
-
-    batched = True
-
-    def __init__(self, device: str = "cpu"):
-        super().__init__()
-
-    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
-        calls = os.environ.get("CALLS_FILE")
-        if calls:
-            with Path(calls).open("a") as file:
-                file.write(f"{len(structures)}\n")
-        if sum(len(s) for s in structures) > 40:
-            raise MemoryError("40 atoms fit")
-        return [Prediction(p.energy, np.array(p.forces), np.array(p.stress)) for p in super().compute(structures)]

@@ -171,6 +171,16 @@ def test_a_second_leader_is_turned_away_while_the_first_is_at_work(tmp_path):
     kill_everything(run, first)
 
 
+def test_failures_are_charged_once_and_never_tried_again(tmp_path):
+    run = _run(tmp_path / "run", "SometimesNaN", 12)
+    for _ in range(4):  # the first does it all; three more starts of the finished run spend nothing
+        assert _launch(run).wait(120) == 0
+        ledger = fold(run, 12)
+        assert (ledger.budget, ledger.issued, ledger.committed, ledger.in_flight, ledger.wasted) == (12, 12, 12, 0, 0)
+    assert ledger.outcomes["nan"] >= 2
+    assert ledger.outcomes["nan"] + ledger.outcomes.get("converged", 0) + ledger.outcomes.get("max_steps", 0) == 12
+
+
 def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
     run = _run(tmp_path / "run", "AlwaysNaN", 80)
     assert _launch(run).wait(120) == 3
