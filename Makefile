@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+SHELL := /bin/bash
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-full lint type benchmark clean
@@ -35,7 +36,7 @@ test: lint type
 	$(BIN)/python -m pytest -m "not full"
 
 test-full: $(VENV)/.all
-	$(BIN)/python -m pytest 2>&1 | tee docs/results/test-full.log
+	set -o pipefail; $(BIN)/python -m pytest -m full -s -v 2>&1 | tee docs/results/test-full.log
 
 benchmark: $(VENV)/.all
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

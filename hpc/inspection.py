@@ -12,7 +12,6 @@ from typing import Any
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
 from promof_hpc.config import ScreenConfig, load_config
-from promof_hpc.errors import UsageError
 from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims
@@ -85,8 +84,6 @@ def export_run(path: Path, out: Path, format_: str, top: int) -> None:
     from promof_hpc.report.collect import collect
     from promof_hpc.screen.table import export
 
-    if format_ not in ("cif", "extxyz", "csv", "parquet"):
-        raise UsageError(f"Unknown format '{format_}'; known: cif, extxyz, csv, parquet.")
     run = RunDir.open(path)
     written = export(collect(run, load_config(ScreenConfig, run.config)), out, format_, top)
     print(f"Wrote {written} to {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches, rea
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Candidate, Outcome
-from promof_hpc.store.shard import list_names, publish_text, replace_text, write_shard
+from promof_hpc.store.shard import list_names, replace_text, write_shard
 
 STAGES = "read,validity,relax,energy"
 ELEMENT = "element:"
@@ -50,14 +51,19 @@ def finish_reference(run: RunDir, ranks: int) -> int:
 
 
 def _selection(run: RunDir, library: str, count: int, max_atoms: int, ranks: int) -> Path:
-    """The file with the names of the chosen MOFs; chosen once, then fixed."""
+    """The file with the names of the chosen MOFs; asked for more than before, the run grows."""
     from data_prep.reference_set import find_members, stratified
+    from promof_hpc.screen.ingest import look_again
 
-    if run.names.name not in list_names(run.path):
+    before = run.names.read_text(encoding="utf-8").split("\n")[:-1] if run.names.name in list_names(run.path) else []
+    if len(before) < count:
         members = stratified(find_members(library, max_atoms, ranks, _tell), count, seed=0)
         if not members:
             raise UsageError(f"No entry of {library} can enter a reference set (H-complete, <= {max_atoms} atoms).")
-        publish_text(run.names, "\n".join(m.name for m in members) + "\n")
+        names = before + [m.name for m in members if m.name not in before]
+        if names != before:
+            replace_text(run.names, "\n".join(names) + "\n")
+            look_again(run)
     return run.names
 
 
@@ -92,11 +98,12 @@ def _propose_elements(run: RunDir, config: ScreenConfig, potential: Potential) -
 
 
 def write_reference(run: RunDir, config: ScreenConfig) -> Path:
-    """Fit the baseline to what the run holds and write `reference.json` into the run.
+    """Fit the baseline to what the run holds and write `reference.json`, with `reference.md` as its card.
 
     Only MOFs that converged with all their bonds are references; elements only where they converged.
     """
     from promof_hpc.physics.energies import RelaxedMof, build_reference_set, composition
+    from promof_hpc.report.reference_card import reference_card
 
     rows = {e.row.evaluation_id: e.row for e in read_results(run)}
     entries = [e for n in run.round_numbers() for e in read_entries(read_round(run, n)) if e.evaluation_id in rows]
@@ -116,4 +123,6 @@ def write_reference(run: RunDir, config: ScreenConfig) -> Path:
         raise UsageError(f"{run.path}: {error}; build it with a larger --count or --max-atoms.") from error
     path = run.path / "reference.json"
     replace_text(path, reference.to_json())
+    outcomes = Counter(str(rows[e.evaluation_id].outcome) for e in entries if not e.name.startswith(ELEMENT))
+    replace_text(path.with_suffix(".md"), reference_card(reference, config.evaluation.relax, outcomes, config.library))
     return path

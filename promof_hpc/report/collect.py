@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from promof_hpc.config import ScreenConfig
 from promof_hpc.physics.energies import load_reference, score
 from promof_hpc.report.data import BestStructure, Final, ReportData
-from promof_hpc.screen.table import make_table
+from promof_hpc.screen.table import WITH_STRUCTURE, make_table
 from promof_hpc.store.budget import fold
 from promof_hpc.store.candidates import Entry, read_entries, structure_at
 from promof_hpc.store.events import read_events
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, read_round
-from promof_hpc.store.schema import FAILED, Row
+from promof_hpc.store.schema import Row
 from promof_hpc.structure import Structure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 BEST = 12  # structures in the gallery
 ATTRIBUTION = (
@@ -22,7 +26,6 @@ ATTRIBUTION = (
     "Y. G. Chung et al., J. Chem. Eng. Data 2019, 64, 5985 (CC BY 4.0).",
     "SevenNet-0: Y. Park et al., J. Chem. Theory Comput. 2024, 20, 4857 (MIT).",
     "CHGNet: B. Deng et al., Nat. Mach. Intell. 2023, 5, 1031 (modified BSD).",
-    "3D pictures: 3Dmol.js, N. Rego and D. Koes, Bioinformatics 2015, 31, 1322 (BSD 3-clause).",
 )
 
 
@@ -44,7 +47,7 @@ def collect(run: RunDir, config: ScreenConfig) -> ReportData:
         entries=table,
         budget={k: v for k, v in fold(run, config.budget).as_dict().items() if k != "outcomes"},
         events=[e for e in read_events(run) if e["event"] == "batch"],
-        best=_best(run, [str(name) for name in table["name"]], entries, rows),
+        best=_best(run, table, entries, rows),
         attribution=ATTRIBUTION,
         finals=lambda: _finals(run, entries, rows),
     )
@@ -60,14 +63,16 @@ def _finals(run: RunDir, entries: list[Entry], rows: dict[str, Row]) -> Iterator
         yield names.get(key, key), rows[key], evaluation.structure
 
 
-def _best(run: RunDir, ranked: list[str], entries: list[Entry], rows: dict[str, Row]) -> list[BestStructure]:
-    """The first `BEST` of the ranked names whose evaluation did not fail."""
-    by_name = {e.name: e.evaluation_id for e in entries if e.evaluation_id in rows}
-    good = [n for n in ranked if n in by_name and rows[by_name[n]].outcome not in FAILED][:BEST]
-    wanted = {by_name[n] for n in good}
+def _best(run: RunDir, table: DataFrame, entries: list[Entry], rows: dict[str, Row]) -> list[BestStructure]:
+    """The first places, or where nothing has a place the first that came to an end."""
+    placed = table[table["place"].notna()]
+    shown = placed if len(placed) else table[table["outcome"].isin(WITH_STRUCTURE)]
+    by_name = {e.name: e.evaluation_id for e in entries}
+    best = {str(name): by_name[str(name)] for name in shown["name"].head(BEST)}
+    wanted = set(best.values())
     finals = {e.row.evaluation_id: e.structure for e in read_results(run) if e.row.evaluation_id in wanted}
     starts = _starts(run, wanted)
-    return [BestStructure(n, rows[by_name[n]], starts[by_name[n]], finals[by_name[n]]) for n in good]
+    return [BestStructure(name, rows[key], starts[key], finals[key]) for name, key in best.items()]
 
 
 def _starts(run: RunDir, wanted: set[str]) -> dict[str, Structure]:

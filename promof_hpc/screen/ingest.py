@@ -1,7 +1,7 @@
 """From a library to candidate shards: read or refuse every entry, drop exact duplicates, cut the batches.
 
 The library is taken in chunks, one round a chunk. A round is published whole or not at all, so a killed ingest
-goes on with the first chunk that has no round; the entry list is fixed by the run's first look at the library.
+goes on with the entries that no round covers; the entry list is fixed by the run's first look at the library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from promof_hpc.physics.evaluate import evaluation_id
 from promof_hpc.physics.potential import Potential
 from promof_hpc.screen.library import Entry as LibraryEntry
 from promof_hpc.screen.library import Library, scan
-from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
+from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches, read_entries
 from promof_hpc.store.run_dir import RunDir, is_ingested, read_round
 from promof_hpc.store.schema import Candidate
 from promof_hpc.store.shard import publish_text, write_shard
@@ -58,7 +58,7 @@ def choose_entries(library: Library, settings: ReadSettings) -> list[LibraryEntr
 def ingest(
     run: RunDir, config: ScreenConfig, potential: Potential, tick: Callable[[int, int], None], workers: int = 1
 ) -> None:
-    """Publish the candidate shards of every chunk that has none yet.
+    """Publish candidate shards until every entry is covered by one.
 
     Args:
         tick: called with entries read and entries in all.
@@ -74,13 +74,15 @@ def ingest(
     seen, room = _already_taken(run), config.budget
     if room is not None:
         room -= len(seen)
-    for number, start in enumerate(range(0, len(entries), CHUNK)):
-        if number in run.round_numbers():
-            continue
-        chunk = entries[start : start + CHUNK]
-        readings = _read_all(chunk, config.read, workers, partial(_tick_from, tick, start, len(entries)))
+    covered = {e.name for n in run.round_numbers() for e in read_entries(read_round(run, n))}
+    todo = [e for e in entries if e.name not in covered]
+    for start in range(0, len(todo), CHUNK):
+        chunk = todo[start : start + CHUNK]
+        done = len(entries) - len(todo) + start
+        readings = _read_all(chunk, config.read, workers, partial(_tick_from, tick, done, len(entries)))
         candidates, rows = _take(readings, seen, room, potential, config.evaluation)
         batches = _cut(candidates, config.farm)
+        number = max(run.round_numbers(), default=-1) + 1
         run.make_round(number)
         write_shard(run.candidates(number), candidate_shard(candidates, batches, rows, {"library": config.library}))
         room = None if room is None else room - len(candidates)
@@ -89,6 +91,12 @@ def ingest(
 
 def _tick_from(tick: Callable[[int, int], None], start: int, total: int, done: int) -> None:
     tick(start + done, total)
+
+
+def look_again(run: RunDir) -> None:
+    """Let the next `ingest` take entries that were not there, or not wanted, at the first look."""
+    run.entries.unlink(missing_ok=True)
+    run.ingested.unlink(missing_ok=True)
 
 
 def _same_library(run: RunDir, names: Sequence[str]) -> None:
