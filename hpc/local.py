@@ -59,7 +59,8 @@ def start_farm(run: RunDir, ranks: int) -> subprocess.Popen[bytes]:
     """Start `ranks` MPI ranks in a session of their own, so that a Ctrl-C reaches only us."""
     farm = [sys.executable, "-m", "hpc.farm", str(run.path)]
     command = [_mpiexec(), "-n", str(ranks), *farm] if ranks > 1 else farm
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PROMOF_LAUNCHER": str(os.getpid())}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PROMOF_LAUNCHER": str(os.getpid()),
+                   "PROMOF_RANKS": str(ranks)}  # fmt: skip
     log = run.logs / f"farm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with log.open("ab") as file:
         return subprocess.Popen(

@@ -188,7 +188,16 @@ def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
     assert 50 <= ledger.committed < 80
 
 
-def test_the_result_set_does_not_depend_on_the_number_ofranks_of(tmp_path, undisturbed):
+def test_a_farm_of_singletons_is_refused_before_anything_is_charged(tmp_path):
+    run = _run(tmp_path / "run", "Slow", 2)
+    alone = subprocess.run([sys.executable, "-m", "hpc.farm", str(run.path)], env={**ENVIRONMENT, "PROMOF_RANKS": "4"},
+                           cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert alone.returncode == 65
+    assert "mpiexec is of another MPI" in alone.stderr
+    assert fold(run, None).committed == 0
+
+
+def test_the_result_set_does_not_depend_on_the_number_of_ranks(tmp_path, undisturbed):
     run = _run(tmp_path / "run", "Slow")
     assert _launch(run, ranks=1).wait(120) == 0
     assert table_of(run) == undisturbed
