@@ -47,6 +47,7 @@ class Timed:
         return getattr(self._potential, name)
 
     def compute(self, structures):
+        """As the potential does."""
         begin = time.process_time()
         result = self._potential.compute(structures)
         self.seconds += time.process_time() - begin
@@ -75,8 +76,9 @@ def main():
         mine = time.process_time() - begin
         his, calls, energy = relax_with_ase(structure, theirs, options.max_steps)
         totals += mine, his
+        ours_ev = result.last.energy / len(structure)
         print(
-            f"{name:26s} {len(structure):5d} | {mine:6.1f} {result.force_calls:5d} {result.last.energy / len(structure):9.4f}"
+            f"{name:26s} {len(structure):5d} | {mine:6.1f} {result.force_calls:5d} {ours_ev:9.4f}"
             f" | {his:6.1f} {calls:5d} {energy:9.4f} | {his / mine:.1f}"
         )
     rate = 60 * len(structures) / totals

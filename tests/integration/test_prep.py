@@ -65,11 +65,14 @@ def _crystal(parts: list[Part], cell: np.ndarray) -> Crystal:
     return Crystal(Lattice(built.cell), built.numbers, built.positions, coords_are_cartesian=True)
 
 
-def _matches(mof: PreparedMof, crystal: Crystal) -> bool:
-    """Whether conformers and templates give the crystal back."""
+def _matches(mof: PreparedMof, crystal: Crystal, heavy: bool = False) -> bool:
+    """Whether conformers and templates give the crystal back, with or without its H."""
     if not mof.fully_matched:
         return False
-    return bool(MATCHER.fit(crystal, _crystal(matched_parts(mof), mof.decomposition.structure.cell)))
+    built = _crystal(matched_parts(mof), mof.decomposition.structure.cell)
+    if heavy:
+        crystal, built = (Crystal.from_sites([s for s in c if s.specie.Z > 1]) for c in (crystal, built))
+    return bool(MATCHER.fit(crystal, built))
 
 
 def _raw(path: Path) -> Crystal:
@@ -289,7 +292,7 @@ def test_two_hundred_random_mofs_are_rebuilt(tmp_path, capsys):
     summary = prepare(str(source), tmp_path / "prep", PrepSettings())
     mofs = sorted(_finished(tmp_path / "prep"), key=lambda m: m.name)
     mofs = random.Random(1).sample(mofs, 200)
-    failed, without_template, far = [], [], []
+    failed, without_template, far, far_by_h = [], [], [], []
     for mof in mofs:
         raw = _raw(source / f"{mof.name}.cif")
         built = _crystal(crystal_parts(mof.decomposition), mof.decomposition.structure.cell)
@@ -298,11 +301,12 @@ def test_two_hundred_random_mofs_are_rebuilt(tmp_path, capsys):
         if not mof.fully_matched:
             without_template.append(mof.name)
         elif not _matches(mof, raw):
-            far.append(mof.name)
-    rebuilt = len(mofs) - len(without_template) - len(far)
+            (far_by_h if _matches(mof, raw, heavy=True) else far).append(mof.name)
+    rebuilt = len(mofs) - len(without_template) - len(far) - len(far_by_h)
     with capsys.disabled():
         print("\n" + "\n".join(summary.lines()))
         print(f"rebuilt from conformers and templates: {rebuilt} of {len(mofs)}")
-        print(f"  a node without template in the training part: {len(without_template)}; too far off: {far}")
+        print(f"  a node without template in the training part: {len(without_template)}")
+        print(f"  H elsewhere (OH and NH2 turn freely in a conformer): {len(far_by_h)}; too far off: {len(far)}")
     assert not failed
     assert rebuilt >= 0.8 * len(mofs)
