@@ -20,7 +20,7 @@ from ase.optimize import LBFGS
 from sevenn.calculator import SevenNetCalculator
 
 from promof_hpc.config import RelaxSettings
-from promof_hpc.physics.potential import load_potential
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.physics.relax import relax
 from promof_hpc.screen.library import scan
 

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from promof_hpc.errors import Refused
+from promof_hpc.physics.energies import LEAST_STRUCTURES
 from promof_hpc.structure import Structure
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def eligible(name: str, structure: Structure, max_atoms: int) -> Member | None:
     return Member(name, elements, metals) if checks.h_complete and not checks.failed else None
 
 
-def stratified(members: Iterable[Member], count: int, seed: int, at_least: int = 6) -> list[Member]:
+def stratified(members: Iterable[Member], count: int, seed: int, at_least: int = 10) -> list[Member]:
     """Draw `count` members so that rare metals are there at all and common ones stand for their share.
 
-    Every element first gets up to `at_least` members (5 are needed for a baseline, one in reserve), the rest is
+    Every element first gets up to `at_least` members (5 that converge are needed for a baseline), the rest is
     drawn evenly from what is left, so that common metals keep their weight. The result depends only on the
     set of members and the seed.
     """
@@ -69,7 +70,7 @@ def stratified(members: Iterable[Member], count: int, seed: int, at_least: int =
         for element in member.elements:
             rarity[element] += 1
     for element in sorted(rarity, key=lambda e: (rarity[e], e)):
-        if rarity[element] < at_least - 1:
+        if rarity[element] < LEAST_STRUCTURES:
             continue  # too rare for a baseline, whatever is drawn
         for member in pool:
             if have[element] >= at_least or len(chosen) >= count:

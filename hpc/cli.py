@@ -188,9 +188,11 @@ def reference_build(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Relax a seeded, stratified sample of real MOFs and the elements, and fit the energy baseline."""
-    from hpc.reference import build_reference
+    from hpc.reference import begin_reference
+    from hpc.screening import resume_run
 
-    raise typer.Exit(build_reference(library, run, count, max_atoms, ranks, config, set_))
+    begin_reference(library, run, count, max_atoms, ranks, config, set_)
+    raise typer.Exit(resume_run(run, ranks))
 
 
 def main() -> None:

@@ -20,15 +20,11 @@ STAGES = "read,validity,relax,energy"
 ELEMENT = "element:"
 
 
-def build_reference(
+def begin_reference(
     library: str, run_path: Path, count: int, max_atoms: int, ranks: int, config: Path | None, overrides: Sequence[str]
-) -> int:
-    """Make a reference set in `run_path`; run it again and it goes on.
-
-    Returns:
-        exit code.
-    """
-    from hpc.screening import begin_run, resume_run
+) -> None:
+    """Choose the MOFs of a reference set and begin its run in `run_path`, or let an existing one grow to `count`."""
+    from hpc.runs import begin_run
 
     run = RunDir.create(run_path)
     names = _selection(run, library, count, max_atoms, ranks)
@@ -37,7 +33,6 @@ def build_reference(
         f"farm.ranks={ranks}", *overrides,
     ])  # fmt: skip
     begin_run(run_path, settings, "reference")
-    return resume_run(run_path, ranks)
 
 
 def finish_reference(run: RunDir, ranks: int) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 from promof_hpc.config import EvaluationSettings, FarmSettings, ScreenConfig, load_config
 from promof_hpc.errors import PromofError
 from promof_hpc.physics.evaluate import crashed, evaluate
-from promof_hpc.physics.potential import Potential, load_potential
+from promof_hpc.physics.potential import Potential
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import read_structures
 from promof_hpc.store.claims import Owner

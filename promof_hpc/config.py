@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from promof_hpc.errors import UsageError
-from promof_hpc.physics.potential import NAMES as POTENTIALS
+from promof_hpc.physics.registry import NAMES as POTENTIALS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Optional_ = BeforeValidator(lambda value: None if value in ("", "null", "none", "~", None) else value)

@@ -15,7 +15,7 @@ import pytest
 
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.physics.evaluate import evaluation_id
-from promof_hpc.physics.potential import load_potential
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.budget import fold
 from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
 from promof_hpc.store.claims import live_claims, suspects

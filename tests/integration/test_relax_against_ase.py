@@ -12,7 +12,7 @@ from promof_hpc.chem.bonds import bonds, compare_bonds
 from promof_hpc.chem.validity import check
 from promof_hpc.config import RelaxSettings
 from promof_hpc.errors import Refused
-from promof_hpc.physics.potential import load_potential
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.physics.relax import relax
 from promof_hpc.screen.library import scan
 from promof_hpc.structure import Structure

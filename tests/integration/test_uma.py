@@ -10,7 +10,7 @@ import pytest
 from ase.build import bulk
 
 from promof_hpc.errors import UsageError
-from promof_hpc.physics.potential import load_potential
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.structure import Structure
 
 pytest.importorskip("fairchem.core", reason="fairchem-core is not installed: pip install 'promof-hpc[uma]'")

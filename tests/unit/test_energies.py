@@ -236,7 +236,7 @@ def test_formation_energies_with_sevennet_are_near_experiment(formula, prototype
     """Enthalpies of formation in eV/atom (CRC Handbook); PBE without corrections underbinds oxides by up to 0.5."""
     from ase.build import bulk
 
-    from promof_hpc.physics.potential import load_potential
+    from promof_hpc.physics.registry import load_potential
     from promof_hpc.structure import Structure
 
     potential = load_potential("sevennet-0")

@@ -11,7 +11,8 @@ from ase.build import bulk
 from ase.io import read
 
 from promof_hpc.errors import UsageError
-from promof_hpc.physics.potential import Prediction, load_potential, out_of_memory_as_memory_error
+from promof_hpc.physics.potential import Prediction, out_of_memory_as_memory_error
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.structure import Structure
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
