@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 CORE = [
     "numpy>=2.0",
@@ -44,9 +44,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
+    packages=find_namespace_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
     include_package_data=True,
-    package_data={"promof_hpc": ["configs/*", "data/**/*", "report/assets/*"]},
+    package_data={"": ["*.cif", "*.h5", "*.json", "*.md", "*.txt", "*.j2", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["promof=hpc.cli:main"]},
