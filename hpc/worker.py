@@ -95,7 +95,7 @@ class Worker:
 def load_run_potential(run: RunDir, settings: EvaluationSettings, local_rank: int = 0) -> Potential:
     """The potential of a run, checked against the weights digest that the run was begun with."""
     chosen = settings.potential
-    device = f"cuda:{local_rank}" if chosen.device == "cuda" else chosen.device
+    device = _own_gpu(local_rank) if chosen.device == "cuda" else chosen.device
     potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
     begun_with = run.provenance_record()["potential"]["weights_sha256"]
     if potential.weights_sha256 != begun_with:
@@ -104,6 +104,20 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, local_rank: in
             f"{potential.weights_sha256[:12]}…; energies of different weights are never mixed: start a new run."
         )
     return potential
+
+
+def _own_gpu(local_rank: int) -> str:
+    """The GPU of a rank; ranks share where there are more of them than GPUs.
+
+    Raises:
+        PromofError: there is none.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        raise PromofError("evaluation.potential.device is cuda, but torch sees no GPU here; set it to cpu.")
+    return f"cuda:{local_rank % count}"
 
 
 class Child:
