@@ -244,7 +244,11 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
         comm.Abort(1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _on_signal)
-    worker = Worker.load(run, comm.rank, local_rank)
+    try:
+        worker = Worker.load(run, comm.rank, local_rank)
+    except PromofError as error:
+        _cannot_start(run, str(error))
+        comm.Abort(CANNOT_GO_ON)
     settings = worker.config.farm
     dealer_thread = None
     owner = Owner.here()

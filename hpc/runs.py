@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.worker import load_run_potential
 from promof_hpc.config import ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import list_names, publish_text
 
@@ -37,7 +38,8 @@ def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
     from promof_hpc.screen.library import scan
 
     scan(config.library)  # a library that cannot be used leaves nothing behind
-    potential = load_chosen_potential(config)
+    chosen = config.evaluation.potential
+    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task)  # for its identity
     run = RunDir.create(path)
     record_provenance(run, config, potential, kind)
     publish_text(run.config, dump_config(config))  # last: a directory with a configuration is a run
@@ -80,14 +82,6 @@ def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential, k
         "commit": _commit(),
     }
     publish_text(run.provenance, json.dumps(record, indent=1))
-
-
-def load_chosen_potential(config: ScreenConfig) -> Potential:
-    """The potential that a configuration names."""
-    from promof_hpc.physics.registry import load_potential
-
-    chosen = config.evaluation.potential
-    return load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=chosen.device)
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc import exit_codes
-from hpc.runs import begin_run, complete, load_chosen_potential
+from hpc.runs import begin_run, complete
+from hpc.worker import device_of
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.store.run_dir import RunDir
 
@@ -62,11 +63,13 @@ def evaluate_files(files: Sequence[str], config: ScreenConfig, as_json: bool) ->
     from promof_hpc.errors import Refused
     from promof_hpc.physics.energies import load_reference, score
     from promof_hpc.physics.evaluate import evaluate, evaluation_id
+    from promof_hpc.physics.registry import load_potential
     from promof_hpc.screen.library import scan
     from promof_hpc.store.schema import FAILED, Candidate, Outcome, Row
 
     entries = [entry for file in files for entry in scan(file).entries]
-    potential = load_chosen_potential(config)
+    chosen, device = config.evaluation.potential, device_of(config.evaluation, 0)
+    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
     reference = load_reference(config.reference, potential.id, potential.weights_sha256)
     rows: list[tuple[str, Row]] = []
     for entry in entries:

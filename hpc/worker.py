@@ -42,6 +42,7 @@ class Worker:
         config: the run's configuration.
         potential: ready to compute, on this rank's device.
         rank: MPI rank.
+        device: of the potential, for instance `cuda:1`.
     """
 
     run: RunDir
@@ -49,6 +50,7 @@ class Worker:
     potential: Potential
     owner: Owner
     rank: int
+    device: str
 
     @classmethod
     def load(cls, run: RunDir, rank: int, local_rank: int = 0) -> Worker:
@@ -58,8 +60,8 @@ class Worker:
             PromofError: the weights are not those that the run began with.
         """
         config = load_config(ScreenConfig, run.config)
-        potential = load_run_potential(run, config.evaluation, local_rank)
-        return cls(run, config, potential, Owner.here(), rank)
+        device = device_of(config.evaluation, local_rank)
+        return cls(run, config, load_run_potential(run, config.evaluation, device), Owner.here(), rank, device)
 
     def evaluate(self, batch: str, heartbeat: Heartbeat) -> list[Evaluation]:
         """All members of a batch, together."""
@@ -67,7 +69,7 @@ class Worker:
 
     def evaluate_suspect(self, batch: str, heartbeat: Heartbeat) -> list[Evaluation]:
         """The members one by one in a child process; three deaths of the child convict a structure."""
-        with Child(self.run, self.config.farm) as child:
+        with Child(self.run, self.config.farm, self.device) as child:
             return [child.evaluate(candidate, heartbeat) for candidate in self._members(batch)]
 
     def commit(self, batch: str, evaluations: list[Evaluation]) -> bool:
@@ -92,10 +94,32 @@ class Worker:
         return read_structures(shard, plan.members)
 
 
-def load_run_potential(run: RunDir, settings: EvaluationSettings, local_rank: int = 0) -> Potential:
-    """The potential of a run, checked against the weights digest that the run was begun with."""
+def device_of(settings: EvaluationSettings, local_rank: int) -> str:
+    """The device of a rank; ranks share GPUs where there are more of them than GPUs.
+
+    Raises:
+        PromofError: a GPU is asked for and there is none.
+    """
+    if settings.potential.device != "cuda":
+        return settings.potential.device
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        raise PromofError("evaluation.potential.device is cuda, but torch sees no GPU here; set it to cpu.")
+    return f"cuda:{local_rank % count}"
+
+
+def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = "cpu") -> Potential:
+    """The potential of a run, checked against the weights digest that the run was begun with.
+
+    Args:
+        device: cpu where only its identity is wanted.
+
+    Raises:
+        PromofError: the weights are others than those of the run's beginning.
+    """
     chosen = settings.potential
-    device = _own_gpu(local_rank) if chosen.device == "cuda" else chosen.device
     potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
     begun_with = run.provenance_record()["potential"]["weights_sha256"]
     if potential.weights_sha256 != begun_with:
@@ -106,25 +130,11 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, local_rank: in
     return potential
 
 
-def _own_gpu(local_rank: int) -> str:
-    """The GPU of a rank; ranks share where there are more of them than GPUs.
-
-    Raises:
-        PromofError: there is none.
-    """
-    import torch
-
-    count = torch.cuda.device_count()
-    if not count:
-        raise PromofError("evaluation.potential.device is cuda, but torch sees no GPU here; set it to cpu.")
-    return f"cuda:{local_rank % count}"
-
-
 class Child:
     """A child process that evaluates one structure at a time, started again after each death."""
 
-    def __init__(self, run: RunDir, settings: FarmSettings):
-        self._run, self._settings = run, settings
+    def __init__(self, run: RunDir, settings: FarmSettings, device: str):
+        self._run, self._settings, self._device = run, settings, device
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -158,7 +168,8 @@ class Child:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             with _without_mpi_environment():
-                self._process = context.Process(target=_child_main, args=(str(self._run.path), theirs), daemon=True)
+                arguments = (str(self._run.path), self._device, theirs)
+                self._process = context.Process(target=_child_main, args=arguments, daemon=True)
                 self._process.start()
             theirs.close()
         return self._pipe
@@ -189,11 +200,11 @@ class Child:
         self._process = self._pipe = None
 
 
-def _child_main(run_path: str, pipe: Connection) -> None:
+def _child_main(run_path: str, device: str, pipe: Connection) -> None:
     """Evaluate what comes through the pipe; a message other than an answer only says that a step was taken."""
     run = RunDir.open(Path(run_path))
     settings = load_config(ScreenConfig, run.config).evaluation
-    potential = load_run_potential(run, settings)
+    potential = load_run_potential(run, settings, device)
     try:
         while True:
             candidate = pipe.recv()

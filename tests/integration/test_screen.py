@@ -205,3 +205,10 @@ def test_export_of_the_table_and_prune(place):
     assert "can be removed" in promof("prune", "runs/one", cwd=place)
     promof("prune", "runs/one", "--yes", cwd=place)
     assert json.loads(promof("verify", "runs/one", "--json", cwd=place))["sound"]
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_one_sentence(place):
+    device = ("--set", "evaluation.potential.device=cuda", "--potential", "lennard-jones")
+    assert "no GPU" in promof("screen", "mofs", "--run", "runs/gpu", *device, cwd=place, code=1)
+    assert "no GPU" in promof("evaluate", "mofs/LIKFOB_clean.cif", *device, cwd=place, code=1)
