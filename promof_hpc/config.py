@@ -316,8 +316,8 @@ def _read_yaml(path: Path, problems: list[str]) -> tuple[dict[str, Any], dict[tu
     try:
         node = yaml.compose(text.replace("\t", "  "), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        problems.append(f"line {line}: not YAML, {error.problem}")
+        place = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problems.append(f"line {place}: not YAML, {error.problem}")
         raise UsageError(f"Cannot read {path}:\n  " + "\n  ".join(problems)) from error
     data = _plain(node, (), lines, problems) if node is not None else {}
     if not isinstance(data, dict):
