@@ -80,7 +80,7 @@ def evaluate_files(files: Sequence[str], config: ScreenConfig, as_json: bool) ->
             continue
         key = evaluation_id(structure, potential, config.evaluation)
         row = evaluate([Candidate(key, structure)], config.evaluation, potential)[0].row
-        rows.append((entry.name, score(row, reference)))
+        rows.append((entry.name, score(row, reference, config.evaluation.relax.digest())))
     print_rows(rows, as_json, potential.id, config.evaluation)
     bad = any(row.outcome in FAILED or row.outcome is Outcome.REFUSED for _, row in rows)
     return exit_codes.FAILED if bad else exit_codes.DONE

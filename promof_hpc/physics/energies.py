@@ -277,8 +277,12 @@ def load_reference(reference: str, potential: str, weights_sha256: str) -> Refer
     )
 
 
-def score(row: Row, reference: ReferenceSet | None) -> Row:
-    """Fill a row's E_form, E_rel and percentile, and say in `energy_note` what is missing and why."""
+def score(row: Row, reference: ReferenceSet | None, relax_sha256: str = "") -> Row:
+    """Fill a row's E_form, E_rel and percentile, and say in `energy_note` what is missing or differs, and why.
+
+    Args:
+        relax_sha256: digest of the settings that the row was relaxed with, to be compared with the reference's.
+    """
     if math.isnan(row.energy_ev_per_atom):
         return row
     if reference is None:
@@ -287,6 +291,8 @@ def score(row: Row, reference: ReferenceSet | None) -> Row:
     counts = composition(row.formula)
     energy = row.energy_ev_per_atom * sum(counts.values())
     notes = ["of the structure as given, not relaxed"] if row.outcome is Outcome.MEASURED else []
+    if row.outcome is not Outcome.MEASURED and relax_sha256 not in ("", reference.relax_sha256):
+        notes.append("relaxed with other settings than the reference set")
     try:
         row.e_form_ev_per_atom = e_form(counts, energy, reference.elemental_ev_per_atom)
     except Refused as missing:

@@ -38,7 +38,8 @@ def collect(run: RunDir, config: ScreenConfig) -> ReportData:
     provenance = run.provenance_record()
     judge = provenance["potential"]
     reference = load_reference(config.reference, judge["id"], judge["weights_sha256"])
-    rows = {e.row.evaluation_id: score(e.row, reference) for e in read_results(run)}
+    relax = config.evaluation.relax.digest()
+    rows = {e.row.evaluation_id: score(e.row, reference, relax) for e in read_results(run)}
     entries = [e for number in run.round_numbers() for e in read_entries(read_round(run, number))]
     table = make_table(entries, rows.values(), config.library)
     return ReportData(

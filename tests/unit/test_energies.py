@@ -256,3 +256,11 @@ def test_a_members_numbers_are_all_in_the_reference_set():
     kept = {m.name: m for m in reference_set().mofs}
     for mof in mofs():
         assert dataclasses.replace(kept[mof.name], e_rel_ev_per_atom=0) == dataclasses.replace(mof, e_rel_ev_per_atom=0)
+
+
+def test_rows_relaxed_with_other_settings_than_the_reference_say_so() -> None:
+    mofs = [RelaxedMof(f"m{k}", {"C": 6 + k, "H": 4, "Zn": 1}, -6.0 - 0.01 * k, 0.0) for k in range(6)]
+    reference = build_reference_set("p", "w", "settings-a", {"C": -9.0, "H": -3.0, "Zn": -1.0}, mofs)
+    row = Row("id", Outcome.CONVERGED, formula="C6H4Zn", atoms=11, energy_ev_per_atom=-6.0)
+    assert "other settings" in score(dataclasses.replace(row), reference, "settings-b").energy_note
+    assert score(dataclasses.replace(row), reference, "settings-a").energy_note == ""
