@@ -1,5 +1,6 @@
 """The folded budget: exact under every order of commits, deaths and repetitions."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -103,3 +104,16 @@ def test_verify_sees_a_shard_that_was_exchanged_after_sealing(tmp_path):
     run.result("00000-00000").unlink()
     commit(run, "00000-00000", Outcome.MAX_STEPS)
     assert "sealed" in verify(run).findings[0].problem
+
+
+def test_verify_survives_a_shard_whose_reading_never_ends(tmp_path):
+    run = new_run(tmp_path / "r")
+    add_round(run, 0, ["a", "b", "c", "d"])
+    commit(run, "00000-00001")
+    os.mkfifo(run.result("00000-00000"))  # nobody ever writes into it
+    found = verify(run, timeout_s=8.0)
+    assert [(f.path, f.problem) for f in found.findings] == [
+        (str(run.result("00000-00000")), "reading it did not end in time")
+    ]
+    assert found.missing == []
+    assert len(found.redo) == 2
