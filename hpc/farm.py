@@ -311,5 +311,17 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, h
         _ask(comm, Tag.DONE, (batch, worker.tripwire(rows)))
 
 
+def run_rank(run_path: str, resident_s: float) -> int:
+    """`main`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
+    try:
+        return main(run_path, resident_s)
+    except Exception:
+        log.exception("this rank failed")
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Abort(1)
+        raise
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+    sys.exit(run_rank(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))

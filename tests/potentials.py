@@ -69,3 +69,12 @@ class SometimesNaN(LennardJones):
             if int(s.numbers.sum()) % 3 == 0:
                 predictions[k] = Prediction(float("nan"), predictions[k].forces, predictions[k].stress)
         return predictions
+
+
+class FailingLater(LennardJones):
+    """Lennard-Jones that cannot be loaded by a rank: only where no MPI launcher has set PROMOF_RANKS."""
+
+    def __init__(self, device: str = "cpu"):
+        if "PROMOF_RANKS" in os.environ:
+            raise RuntimeError("no such device")
+        super().__init__()

@@ -197,6 +197,15 @@ def test_a_farm_of_singletons_is_refused_before_anything_is_charged(tmp_path):
     assert fold(run, None).committed == 0
 
 
+def test_ranks_that_fail_end_together_and_the_launcher_gives_up(tmp_path):
+    run = _run(tmp_path / "run", "FailingLater", 2)
+    launcher = _launch(run)
+    assert launcher.wait(150) == 1  # neither for ever nor without end: ten starts
+    assert "no such device" in max(run.logs.iterdir()).read_text()
+    assert len(list(run.logs.iterdir())) <= 10
+    assert fold(run, None).committed == 0
+
+
 def test_the_result_set_does_not_depend_on_the_number_of_ranks(tmp_path, undisturbed):
     run = _run(tmp_path / "run", "Slow")
     assert _launch(run, ranks=1).wait(120) == 0
