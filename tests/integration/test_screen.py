@@ -207,6 +207,18 @@ def test_export_of_the_table_and_prune(place):
     assert json.loads(promof("verify", "runs/one", "--json", cwd=place))["sound"]
 
 
+def test_preparation_from_the_command_line_names_every_rejection_and_goes_on(place):
+    text = promof("prep", "mofs", "--out", "prepared", cwd=place)
+    assert "of 7 MOFs prepared" in text
+    rejected = pd.read_csv(place / "prepared/rejections.csv").set_index("name")
+    assert rejected.loc["empty", "reason"] == "empty"
+    assert rejected.loc["cut", "reason"] == "truncated"
+    assert rejected.loc["TAFPOG_clean", "reason"] == "rod"
+    shards = {p: p.stat().st_mtime_ns for p in (place / "prepared").rglob("*.h5")}
+    promof("prep", "mofs", "--out", "prepared", cwd=place)
+    assert shards == {p: p.stat().st_mtime_ns for p in (place / "prepared").rglob("*.h5")}
+
+
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_one_sentence(place):
     device = ("--set", "evaluation.potential.device=cuda", "--potential", "lennard-jones")
