@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from promof_hpc.physics.neighbours import right_handed
-from promof_hpc.physics.potential import Prediction, out_of_memory_as_memory_error
+from promof_hpc.physics.potential import Prediction, compute_on_device
 from promof_hpc.structure import Structure
 
 WEIGHTS = "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar"
@@ -50,12 +50,7 @@ class CHGNet030:
         Raises:
             MemoryError: the batch does not fit on the device.
         """
-        if not structures:
-            return []
-        with out_of_memory_as_memory_error():
-            if self.batched:
-                return self._compute(structures)
-            return [p for s in structures for p in self._compute([s])]
+        return compute_on_device(structures, self.batched, self._compute)
 
     def _compute(self, structures: Sequence[Structure]) -> list[Prediction]:
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,3 +71,17 @@ def out_of_memory_as_memory_error() -> Iterator[None]:
         if "can't allocate memory" not in str(error):
             raise
         raise MemoryError(str(error)) from None
+
+
+def compute_on_device(
+    structures: Sequence[Structure], together: bool, compute: Callable[[Sequence[Structure]], list[Prediction]]
+) -> list[Prediction]:
+    """Predictions of structures, in one call of a torch model or in a call each.
+
+    Raises:
+        MemoryError: the batch does not fit on the device.
+    """
+    if not structures:
+        return []
+    with out_of_memory_as_memory_error():
+        return compute(structures) if together else [p for s in structures for p in compute([s])]

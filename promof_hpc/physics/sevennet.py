@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promof_hpc.physics.neighbours import directed_pairs, undirected_pairs
-from promof_hpc.physics.potential import Prediction, out_of_memory_as_memory_error
+from promof_hpc.physics.potential import Prediction, compute_on_device
 from promof_hpc.structure import Structure
 
 if TYPE_CHECKING:
@@ -68,12 +68,7 @@ class SevenNet0:
         Raises:
             MemoryError: the batch does not fit on the device.
         """
-        if not structures:
-            return []
-        with out_of_memory_as_memory_error():
-            if self.batched:
-                return self._compute(structures)
-            return [p for s in structures for p in self._compute([s])]
+        return compute_on_device(structures, self.batched, self._compute)
 
     def _compute(self, structures: Sequence[Structure]) -> list[Prediction]:
         import torch

@@ -11,7 +11,7 @@ from typing import Any
 
 from promof_hpc.errors import UsageError
 from promof_hpc.physics.neighbours import right_handed
-from promof_hpc.physics.potential import Prediction, out_of_memory_as_memory_error
+from promof_hpc.physics.potential import Prediction, compute_on_device
 from promof_hpc.structure import Structure
 
 GET_WEIGHTS = (
@@ -82,12 +82,8 @@ class UMA:
         Raises:
             MemoryError: the batch does not fit on the device.
         """
-        if not structures:
-            return []
-        with out_of_memory_as_memory_error(), _quiet():
-            if self.batched:
-                return self._compute(structures)
-            return [p for s in structures for p in self._compute([s])]
+        with _quiet():
+            return compute_on_device(structures, self.batched, self._compute)
 
     def _compute(self, structures: Sequence[Structure]) -> list[Prediction]:
         import torch
