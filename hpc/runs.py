@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from promof_hpc.physics.potential import Potential
 
 PACKAGES = ("promof-hpc", "torch", "sevenn", "chgnet", "ase", "gemmi", "spglib", "rdkit", "numpy", "h5py", "mpi4py")
+NAMED = ("demo", "shipped", "none")  # names that win over files called like them
 
 
 def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
     """Make the run directory with its configuration, or check that an existing one has this configuration."""
+    # a run must find its files again from wherever `resume` is called
+    config = config.model_copy(update={"library": _anchored(config.library), "reference": _anchored(config.reference)})
     if "config.yaml" in list_names(path.absolute()):
         run = RunDir.open(path)
         before = load_config(ScreenConfig, run.config)
@@ -44,6 +47,12 @@ def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
     record_provenance(run, config, potential, kind)
     publish_text(run.config, dump_config(config))  # last: a directory with a configuration is a run
     return run
+
+
+def _anchored(name: str) -> str:
+    """The absolute path of what lies on disk; names such as `demo` or `coremof:2019-ASR` stay as they are."""
+    on_disk = "/" in name or (name not in NAMED and Path(name).exists())
+    return str(Path(name).absolute()) if on_disk else name
 
 
 def complete(run: RunDir, ranks: int = 0, quiet: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from promof_hpc.config import ScreenConfig
@@ -43,7 +44,7 @@ def collect(run: RunDir, config: ScreenConfig) -> ReportData:
     entries = [e for number in run.round_numbers() for e in read_entries(read_round(run, number))]
     table = make_table(entries, rows.values(), config.library)
     return ReportData(
-        title=f"{run.path.name}: {config.library}",
+        title=f"{run.path.name}: {PurePath(config.library).name}",
         provenance=provenance,
         entries=table,
         budget={k: v for k, v in fold(run, config.budget).as_dict().items() if k != "outcomes"},

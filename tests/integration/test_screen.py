@@ -140,6 +140,14 @@ def test_a_library_that_changed_is_refused(place):
     assert "has changed" in promof("resume", "runs/moving", cwd=place, code=2)
 
 
+def test_a_run_is_resumed_from_any_folder(place, tmp_path):
+    promof("screen", "mofs", "--run", "runs/moved", "--stages", "read", cwd=place)
+    shutil.rmtree(place / "runs/moved/rounds/00000")
+    (place / "runs/moved/ingested.json").unlink()
+    promof("resume", place / "runs/moved", cwd=tmp_path)
+    assert json.loads(promof("status", place / "runs/moved", "--json", cwd=tmp_path))["state"] == "done"
+
+
 def test_our_own_shards_are_a_library(place):
     promof("screen", "runs/one", "--run", "runs/again", "--stages", "read,validity", cwd=place)
     table = pd.read_parquet(place / "runs/again/report/table.parquet")
