@@ -60,6 +60,7 @@ class Dealer:
 
     Attributes:
         resident_s: seconds without work after which the ranks leave; 0: as soon as nothing is left to do.
+        unfinished: at the last look a batch was neither committed nor in hand (another job may hold it).
     """
 
     run: RunDir
@@ -73,6 +74,7 @@ class Dealer:
     waiting: list[BatchPlan] = field(default_factory=list)
     rounds: dict[int, list[BatchPlan]] = field(default_factory=dict)
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=TRIPWIRE_WINDOW))
+    unfinished: bool = False
     draining: str = ""
     idle_since: float = field(default_factory=time.monotonic)
     left: int = 0
@@ -120,19 +122,11 @@ class Dealer:
                 continue
             if claim(self.run, plan.name, self.owner, self.settings.claim_expiry_s):
                 return plan.name
-        if self.in_hand or self._others_at_work():
+        if self.in_hand or self.unfinished:
             return WAIT  # a suspect may come back, another job may die: stay until all is committed
         if time.monotonic() - self.idle_since >= self.resident_s:
             return LEAVE
         return WAIT
-
-    def _others_at_work(self) -> bool:
-        return any(
-            plan.name not in committed
-            for number, plans in self.rounds.items()
-            for committed in [set(self.run.committed(number))]
-            for plan in plans
-        )
 
     def _look_around(self) -> None:
         """New rounds, requests to stop, hung ranks, the tripwire; renew what is in hand."""
@@ -144,6 +138,7 @@ class Dealer:
         for number, plans in self.rounds.items():
             committed = set(self.run.committed(number))
             open_batches += [p for p in plans if p.name not in committed and p.name not in self.in_hand]
+        self.unfinished = bool(open_batches)
         # earlier rounds first: somebody waits for them; within a round the largest first
         self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name))
         self._drain(self._why_drain())

@@ -23,7 +23,7 @@ MAX_DEATHS_WITHOUT_PROGRESS = 10
 NO_ROOM_BYTES = 100_000
 
 
-def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None], claim_expiry_s: float = 300.0) -> int:
+def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None]) -> int:
     """Evaluate every open batch of a run with `ranks` local MPI ranks.
 
     A farm that dies is started again; batches that it left behind are handled as suspects.

@@ -76,7 +76,7 @@ def _relax_elements(run: RunDir, config: ScreenConfig, ranks: int) -> int:
         potential = load_run_potential(run, config.evaluation)
         _propose_elements(run, config, potential)
     with leading(run, config.farm.claim_expiry_s):
-        return run_to_the_end(run, ranks, lambda: None, config.farm.claim_expiry_s)
+        return run_to_the_end(run, ranks, lambda: None)
 
 
 def _propose_elements(run: RunDir, config: ScreenConfig, potential: Potential) -> None:

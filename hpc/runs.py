@@ -68,7 +68,7 @@ def complete(run: RunDir, ranks: int = 0, quiet: bool = False) -> int:
             potential = load_run_potential(run, config.evaluation)
             ingest(run, config, potential, progress.reading, workers=ranks)
             del potential
-        return run_to_the_end(run, ranks, progress.evaluating, config.farm.claim_expiry_s)
+        return run_to_the_end(run, ranks, progress.evaluating)
 
 
 def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential, kind: str) -> None:

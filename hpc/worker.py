@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from promof_hpc.store.claims import Owner
 from promof_hpc.store.results import result_shard
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import TRIPWIRE, Candidate, Evaluation, Outcome
-from promof_hpc.store.shard import write_shard
+from promof_hpc.store.shard import Shard, write_shard
 
 log = logging.getLogger("promof.worker")
 DEATHS_TO_CONVICT = 3
@@ -89,9 +90,15 @@ class Worker:
 
     def _members(self, batch: str) -> list[Candidate]:
         number = int(batch.split("-")[0])
-        shard = read_round(self.run, number)
+        shard = _candidates(self.run, number)
         plan = next(p for p in batches_of(shard, number) if p.name == batch)
         return read_structures(shard, plan.members)
+
+
+@lru_cache(maxsize=2)
+def _candidates(run: RunDir, number: int) -> Shard:
+    """A round's candidates, which never change: read and checked once, not for every batch."""
+    return read_round(run, number)
 
 
 def device_of(settings: EvaluationSettings, local_rank: int) -> str:
