@@ -11,6 +11,7 @@ from typing import Any
 
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
+from hpc.kinds import config_of
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold
@@ -22,7 +23,7 @@ from promof_hpc.store.shard import list_names
 def show_status(path: Path, watch: bool, as_json: bool) -> None:
     """Print where a run stands; with `watch`, until it ends."""
     run = RunDir.open(path)
-    budget = load_config(ScreenConfig, run.config).budget
+    budget = config_of(run).budget
     while True:
         now = snapshot(run, budget)
         print(json.dumps(now.as_dict()) if as_json else describe(now), flush=True)
@@ -34,7 +35,7 @@ def show_status(path: Path, watch: bool, as_json: bool) -> None:
 def show_budget(path: Path, as_json: bool) -> None:
     """Print the folded ledger."""
     run = RunDir.open(path)
-    config = load_config(ScreenConfig, run.config)
+    config = config_of(run)
     ledger = fold(run, config.budget, config.farm.claim_expiry_s)
     if as_json:
         print(json.dumps(ledger.as_dict()))
@@ -92,7 +93,7 @@ def export_run(path: Path, out: Path, format_: str, top: int) -> None:
 def prune_run(path: Path, yes: bool) -> None:
     """Remove, or list, what a run no longer needs."""
     run = RunDir.open(path)
-    config = load_config(ScreenConfig, run.config)
+    config = config_of(run)
     removable = list(_removable(run, set(live_claims(run, config.farm.claim_expiry_s))))
     size = sum(p.stat().st_size for p in removable)
     if yes:

@@ -12,7 +12,8 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from promof_hpc.config import EvaluationSettings, FarmSettings, ScreenConfig, load_config
+from hpc.kinds import config_of
+from promof_hpc.config import EvaluationSettings, FarmSettings, RunConfig
 from promof_hpc.errors import PromofError
 from promof_hpc.physics.evaluate import crashed, evaluate
 from promof_hpc.physics.potential import Potential
@@ -47,7 +48,7 @@ class Worker:
     """
 
     run: RunDir
-    config: ScreenConfig
+    config: RunConfig
     potential: Potential
     owner: Owner
     rank: int
@@ -60,7 +61,7 @@ class Worker:
         Raises:
             PromofError: the weights are not those that the run began with.
         """
-        config = load_config(ScreenConfig, run.config)
+        config = config_of(run)
         device = device_of(config.evaluation, local_rank)
         return cls(run, config, load_run_potential(run, config.evaluation, device), Owner.here(), rank, device)
 
@@ -210,7 +211,7 @@ class Child:
 def _child_main(run_path: str, device: str, pipe: Connection) -> None:
     """Evaluate what comes through the pipe; a message other than an answer only says that a step was taken."""
     run = RunDir.open(Path(run_path))
-    settings = load_config(ScreenConfig, run.config).evaluation
+    settings = config_of(run).evaluation
     potential = load_run_potential(run, settings, device)
     try:
         while True:

@@ -14,6 +14,7 @@ from promof_hpc.chem.bond_orders import Lewis, Pair
 from promof_hpc.errors import Refused
 
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+DONOR_ELEMENTS = frozenset({7, 8, 15, 16, 34})
 ODD_GROUPS = [
     (Chem.MolFromSmarts(pattern), name)
     for pattern, name in (
@@ -104,8 +105,9 @@ def with_positions(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
 def rotatable_bonds(mol: Chem.Mol) -> np.ndarray:
     """Rotatable bonds as quadruples (i, a, b, j): the torsion about a-b, int32 [t, 4].
 
-    Bonds outside rings that have a heavy atom beyond both ends. Double bonds count, because the key does not tell E
-    from Z. Bonds at a linear atom have no torsion. i and j are the lowest-numbered heavy neighbours.
+    Bonds outside rings that have a heavy atom beyond both ends, or hydrogen beyond a donor element: where the H of an
+    OH or NH2 points decides whether a metal fits beside it. Double bonds count, because the key does not tell E
+    from Z. Bonds at a linear atom have no torsion. i and j are the lowest-numbered heavy neighbours, else hydrogens.
     """
     linear = {a.GetIdx() for a in mol.GetAtoms() if a.GetHybridization() == Chem.HybridizationType.SP}
     quadruples = []
@@ -120,6 +122,9 @@ def rotatable_bonds(mol: Chem.Mol) -> np.ndarray:
 
 
 def _outer(mol: Chem.Mol, atom: int, other: int) -> int | None:
-    """The lowest-numbered heavy neighbour of `atom` other than `other`."""
-    heavy = [n.GetIdx() for n in mol.GetAtomWithIdx(atom).GetNeighbors() if n.GetAtomicNum() > 1]
-    return min((k for k in heavy if k != other), default=None)
+    """The lowest-numbered heavy neighbour of `atom` other than `other`; of a donor element without any, a hydrogen."""
+    end = mol.GetAtomWithIdx(atom)
+    beyond = [n for n in end.GetNeighbors() if n.GetIdx() != other]
+    heavy = [n for n in beyond if n.GetAtomicNum() > 1]
+    chosen = beyond if not heavy and end.GetAtomicNum() in DONOR_ELEMENTS else heavy
+    return min((n.GetIdx() for n in chosen), default=None)

@@ -237,7 +237,12 @@ def signature(net: LabelledNet, level: Level = "size") -> str:
     It says nothing of the number of formula units in the cell (a supercell has the same signature): compare the
     number of blocks as well where blocks are to be mapped one to one.
     """
-    return _digest(_ratio(vertex_labels(net, level)))
+    return signature_of_labels(vertex_labels(net, level))
+
+
+def signature_of_labels(labels: Sequence[tuple[int, tuple[int, ...]]]) -> str:
+    """The signature of blocks whose net is not known yet, from (kind, sorted contact sizes) of each block."""
+    return _digest(_ratio(labels))
 
 
 def net_key(net: LabelledNet, level: Level = "size") -> str:
