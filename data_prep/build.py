@@ -2,7 +2,7 @@
 
     FOLDER/ plan.json           source, settings and names, fixed by the first run
             chunks/00000.h5     prepared MOFs and rejections of so many entries, each published whole
-            split.json  vocabulary.json  nodes.h5  nets.h5
+            split.json  vocabulary.json  nodes.h5  nets.h5  linkers.h5
             train/00000.h5 ...  val/  test/  mixed/     finished shards with node templates
             rejections.parquet  rejections.csv  summary.json
 

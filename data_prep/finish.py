@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from data_prep.parallel import Progress, run_jobs
 from data_prep.records import Rejection, read_records
 from data_prep.settings import PrepSettings
 from data_prep.split import Part, Split, linker_skeleton, split_by_skeleton
+from promof_hpc.assembly.linker_library import LinkerLibrary
 from promof_hpc.assembly.net_library import NetLibrary
 from promof_hpc.assembly.node_library import NodeLibrary
 from promof_hpc.assembly.prepared import MatchedBlock, PreparedMof
@@ -144,21 +145,34 @@ def _publish_rejections(folder: Path, rejections: Sequence[Rejection]) -> None:
 
 
 def _publish_libraries(folder: Path, chunks: Sequence[Path], split: Split, report: Progress) -> None:
-    """Node library, net library and vocabulary, all from the training part alone."""
-    if {"nodes.h5", "nets.h5", "vocabulary.json"} <= set(list_names(folder)):
+    """Node, net and linker library and vocabulary, all from the training part alone; what is there already stays."""
+    there = set(list_names(folder))
+    missing = [name for name in LIBRARIES if name not in there]
+    if not missing:
         return
-    report("libraries", 0, 1)
+    report("libraries", 0, len(missing))
     training = [m for m in _mofs(chunks) if split.part[m.name] is Part.TRAIN]
-    node_library(observed_nodes(training)).write(folder / "nodes.h5", {"split": str(Part.TRAIN)})
-    net_library(training).write(folder / "nets.h5", {"split": str(Part.TRAIN)})
-    tokens = build_vocabulary(m.sequence for m in training).tokens
-    publish_text(folder / "vocabulary.json", json.dumps(list(tokens)) + "\n")
-    report("libraries", 1, 1)
+    for number, name in enumerate(missing):
+        LIBRARIES[name](training, folder / name)
+        report("libraries", number + 1, len(missing))
+
+
+def _write_vocabulary(training: Sequence[PreparedMof], path: Path) -> None:
+    publish_text(path, json.dumps(list(build_vocabulary(m.sequence for m in training).tokens)) + "\n")
+
+
+OF_TRAINING: dict[str, str | int | float | bool] = {"split": str(Part.TRAIN)}
+LIBRARIES: Mapping[str, Callable[[Sequence[PreparedMof], Path], object]] = {
+    "nodes.h5": lambda training, path: node_library(observed_nodes(training)).write(path, OF_TRAINING),
+    "nets.h5": lambda training, path: net_library(training).write(path, OF_TRAINING),
+    "linkers.h5": lambda training, path: LinkerLibrary.of(training).write(path, OF_TRAINING),
+    "vocabulary.json": _write_vocabulary,
+}
 
 
 def _mofs(chunks: Sequence[Path]) -> Iterator[PreparedMof]:
     for path in chunks:
-        yield from read_records(path, molecules=False).mofs
+        yield from read_records(path).mofs
 
 
 @dataclass(frozen=True)

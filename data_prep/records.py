@@ -93,7 +93,7 @@ def prepare_entry(task: tuple[EntryJob, PrepSettings]) -> PreparedMof | Rejectio
         with time_limit(settings.time_limit_s):
             if job.disordered and not settings.keep_disordered:
                 raise Refused(PrepReason.DISORDERED, "its source marks it as disordered")
-            return _prepared(name, job.entry.read(), job.properties, settings)
+            return prepare_structure(name, job.entry.read(), job.properties, settings)
     except Refused as refusal:
         return Rejection(name, str(refusal.reason), refusal.detail)
     except TimedOut as error:
@@ -128,11 +128,16 @@ def _alone(job: EntryJob, settings: PrepSettings) -> PreparedMof | Rejection:
     return run_alone(prepare_entry, (job, settings)) or died
 
 
-def _prepared(name: str, cell: Structure, properties: Mapping[str, float], settings: PrepSettings) -> PreparedMof:
+def prepare_structure(
+    name: str, cell: Structure, properties: Mapping[str, float], settings: PrepSettings
+) -> PreparedMof:
     """Decompose, filter, match.
 
     Args:
         cell: a primitive cell in canonical form, as libraries give it.
+
+    Raises:
+        Refused: it is not a MOF to train on.
     """
     if len(cell) > settings.max_atoms:
         raise Refused(PrepReason.TOO_MANY_ATOMS, f"{len(cell)} atoms in the primitive cell")

@@ -5,13 +5,14 @@ Imports stay light here so that `promof --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from promof_hpc.errors import PromofError
+from promof_hpc.errors import PromofError, UsageError
 
 app = typer.Typer(
     help="Screen and design metal-organic frameworks.", no_args_is_help=True, add_completion=False,
@@ -29,16 +30,19 @@ ConfigOption = Annotated[Optional[Path], typer.Option("--config", help="YAML fil
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("promof.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("promof.yaml"),
+    design: Annotated[bool, typer.Option("--design", help="Of a design campaign, not of a screening.")] = False,
+) -> None:
     """Write a commented configuration with every key and its default."""
-    from promof_hpc.config import ScreenConfig, commented
+    from promof_hpc.config import DesignConfig, ScreenConfig, commented
     from promof_hpc.store.shard import publish_text
 
-    if not publish_text(
-        path.absolute(), "# promof screen --config " + path.name + "\n" + commented(ScreenConfig) + "\n"
-    ):
+    command = "promof design" if design else "promof screen --config"
+    text = commented(DesignConfig if design else ScreenConfig)
+    if not publish_text(path.absolute(), f"# {command} {path.name}\n{text}\n"):
         raise PromofError(f"{path} exists already; choose another name.")
-    typer.echo(f"Wrote {path}; use it with: promof screen --config {path}")
+    typer.echo(f"Wrote {path}; use it with: {command} {path}")
 
 
 @app.command()
@@ -70,6 +74,29 @@ def screen(
     overrides = [f"{key}={value}" for key, value in flags.items() if value]
     settings = screening_config(config, [*overrides, *set_], where)
     raise typer.Exit(screen_library(settings, run, json_))
+
+
+@app.command()
+def design(
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="CONFIG", help="YAML file; `promof init --design` writes one.", show_default=False),
+    ] = None,
+    run: Annotated[Optional[Path], typer.Option("--run", help="Run directory [default: runs/design].")] = None,  # noqa: UP045
+    config: ConfigOption = None,
+    set_: SetOption = [],  # noqa: B006
+    ranks: Annotated[int, typer.Option(help="MPI ranks on this machine.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check configuration and inputs, make nothing.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Design MOFs for a target under a fixed number of evaluations. Run it again and it goes on where it stopped."""
+    _one_thread()
+    from hpc.design import check_design, design_campaign, design_config
+
+    if file and config:
+        raise UsageError("Two configurations were given, as argument and with --config; give one.")
+    settings = design_config(file or config, [*([f"farm.ranks={ranks}"] if ranks else []), *set_])
+    raise typer.Exit(check_design(settings) if dry_run else design_campaign(settings, run, json_))
 
 
 @app.command()
@@ -107,11 +134,19 @@ def status(
 
 
 @app.command()
-def resume(run: RunArgument, ranks: Annotated[int, typer.Option(help="MPI ranks on this machine.")] = 0) -> None:
+def resume(
+    run: RunArgument,
+    ranks: Annotated[int, typer.Option(help="MPI ranks on this machine.")] = 0,
+    raise_budget: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--raise-budget", help="Evaluations that a campaign may spend from now on; recorded."),
+    ] = None,
+) -> None:
     """Go on with a run: do exactly what is missing."""
-    from hpc.screening import resume_run
+    _one_thread()
+    from hpc.resume import resume_run
 
-    raise typer.Exit(resume_run(run, ranks))
+    raise typer.Exit(resume_run(run, ranks, raise_budget))
 
 
 @app.command()
@@ -163,18 +198,78 @@ def prune(
 
 @app.command()
 def prep(
-    source: Annotated[str, typer.Argument(help="coremof:2019-ASR, coremof:2019-FSR or a folder of CIFs.")],
+    source: Annotated[
+        str, typer.Argument(help="coremof:2019-ASR, coremof:2019-FSR, a folder of CIFs; or synthetic (see --data).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("prepared"),
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the conformers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the conformers, or of synthetic pairs.")] = 0,
     conformers: Annotated[bool, typer.Option(help="Match generated conformers to every linker.")] = True,
     max_atoms: Annotated[int, typer.Option(help="Atoms in the primitive cell at most.")] = 300,
     max_blocks: Annotated[int, typer.Option(help="Blocks in the primitive cell at most.")] = 20,
+    data: Annotated[Optional[Path], typer.Option(help="synthetic: training set that lends the parts.")] = None,  # noqa: UP045
+    count: Annotated[int, typer.Option(help="synthetic: MOFs to make.")] = 1000,
 ) -> None:
-    """Decompose MOFs into building blocks: training shards, vocabulary, metal and net libraries, splits."""
-    from hpc.preparation import prepare_library
+    """Decompose MOFs into building blocks (training shards, libraries, splits), or make synthetic ones of them."""
+    from hpc.preparation import prepare_library, prepare_synthetic
 
+    if source == "synthetic":
+        raise typer.Exit(prepare_synthetic(data, out, count, seed, workers))
     raise typer.Exit(prepare_library(source, out, workers, seed, conformers, max_atoms, max_blocks))
+
+
+@app.command()
+def pretrain(
+    policy: Annotated[str, typer.Argument(help="chemist or engineer.", show_default=False)],
+    data: Annotated[list[Path], typer.Option(help="Folder made by promof prep; repeatable.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the weights; both policies may share one.")] = Path("weights"),
+    minutes: Annotated[Optional[float], typer.Option(help="Training time [default: 30].")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps, instead of minutes.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and noise.")] = 0,
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Train a policy on prepared MOFs. Run it again after a stop and it goes on."""
+    from hpc.pretraining import pretrain_policy
+
+    flags = {"minutes": minutes, "steps": steps, "seed": seed}
+    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    raise typer.Exit(pretrain_policy(policy, data, out, [*overrides, *set_]))
+
+
+@app.command()
+def compare(
+    study: Annotated[
+        Path, typer.Argument(help="YAML file: a base design, strategies, tasks, seeds.", show_default=False)
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the study [default: runs/NAME].")] = None,  # noqa: UP045
+    jobs: Annotated[int, typer.Option(help="Runs at a time on this machine.")] = 1,
+    json_: JsonOption = False,
+) -> None:
+    """Run strategies, tasks and seeds as one study under equal budgets and print its table. Run again to go on."""
+    _one_thread()
+    from hpc.comparison import compare as compare_strategies
+
+    raise typer.Exit(compare_strategies(study, out, jobs, json_))
+
+
+@app.command()
+def assess(
+    data: Annotated[str, typer.Option(help="Folder made by `promof prep`, or shipped.")] = "shipped",
+    weights: Annotated[str, typer.Option(help="Folder made by `promof pretrain`, shipped, or none.")] = "shipped",
+    out: Annotated[Path, typer.Option(help="Folder for records and table.")] = Path("assessment"),
+    methods: Annotated[str, typer.Option(help="Of random,raw_flow,flow,net,net_flow; all by default.")] = "",
+    geometry: Annotated[str, typer.Option(help="crystal or matched.")] = "crystal",
+    tries: Annotated[int, typer.Option(help="Assemblies of each set and method.")] = 64,
+    limit: Annotated[int, typer.Option(help="Only the first so many sets; 0: all.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Assemble held-out component sets and say how many pass the gate or match their crystal. Resumable."""
+    from hpc.assessment import assess as assess_held_out
+    from promof_hpc.design.assessment import AssessSettings
+
+    settings = AssessSettings(geometry=geometry, tries=tries, seed=seed)
+    raise typer.Exit(assess_held_out(data, weights, out, methods, limit, workers, settings))
 
 
 @reference_app.command("build")
@@ -189,10 +284,18 @@ def reference_build(
 ) -> None:
     """Relax a seeded, stratified sample of real MOFs and the elements, and fit the energy baseline."""
     from hpc.reference import begin_reference
-    from hpc.screening import resume_run
+    from hpc.resume import resume_run
 
     begin_reference(library, run, count, max_atoms, ranks, config, set_)
     raise typer.Exit(resume_run(run, ranks))
+
+
+def _one_thread() -> None:
+    """Trainer and ranks share the cores, and sums in a fixed order need a fixed number of threads.
+
+    Must come before anything that counts the cores is imported.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main() -> None:

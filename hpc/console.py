@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hpc.exit_codes import INCOMPLETE, STOPPED
+from hpc.kinds import config_of
 from promof_hpc.config import EvaluationSettings, Stage
 from promof_hpc.report.status import Snapshot, snapshot
 from promof_hpc.store.run_dir import RunDir
@@ -31,6 +32,7 @@ class Progress:
 
         self._run, self._budget, self._quiet = run, budget, quiet
         self._printed = self._looked = 0.0
+        self._doing = ""
         live = not quiet and sys.stderr.isatty()
         columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True) if live else None
@@ -51,13 +53,25 @@ class Progress:
         """Entries read so far."""
         self._show(done, total, f"reading {done}/{total}", force=done == total)
 
-    def evaluating(self) -> None:
+    def evaluating(self, force: bool = False) -> None:
         """Look at the run directory, at most once in two seconds."""
-        if self._quiet or time.monotonic() - self._looked < LOOK_EVERY_S:
+        if self._quiet or (time.monotonic() - self._looked < LOOK_EVERY_S and not force):
             return
         self._looked = time.monotonic()
         now = snapshot(self._run, self._budget)
-        self._show(now.done, now.budget.issued, describe(now))
+        self._show(now.done, total_of(now), f"{self._doing}{describe(now)}", force)
+
+    def phase(self, what: str, number: int) -> None:
+        """A campaign begins something with a round."""
+        self._doing = f"round {number}, {what}; "
+        self.evaluating(force=True)
+
+    def note(self, text: str) -> None:
+        """Something that must be seen."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def _show(self, done: int, total: int, text: str, force: bool = False) -> None:
         if self._quiet:
@@ -69,14 +83,30 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
 
+def total_of(s: Snapshot) -> int:
+    """Evaluations that there will be: a campaign's budget, or what was issued."""
+    return (s.budget.budget if s.campaign else None) or s.budget.issued
+
+
 def describe(s: Snapshot) -> str:
     """A snapshot in one line."""
     mix = ", ".join(f"{n} {outcome}" for outcome, n in s.budget.outcomes.items()) or "nothing yet"
     left = "" if s.seconds_left is None or s.state == "done" else f"; {duration(s.seconds_left)} left"
+    ranks = f"{s.ranks} rank{'s' * (s.ranks != 1)}"
+    line = f"{s.state}: {s.done}/{total_of(s)} evaluated ({mix}{left}); {ranks}"
+    if s.campaign:
+        gate = f"{100 * (s.gate_pass_share or 0.0):.0f} % of {s.entries} proposals passed the gate"
+        return f"{line}; {len(s.rounds)} round{'s' * (len(s.rounds) != 1)}; {gate}{_best_of(s)}"
     refused = sum(s.refused.values())
-    return f"{s.state}: {s.done}/{s.budget.issued} evaluated ({mix}{left}); {s.ranks} rank{'s' * (s.ranks != 1)}" + (
-        f"; {refused} of {s.entries} entries refused" if refused else ""
-    )
+    return line + (f"; {refused} of {s.entries} entries refused" if refused else "")
+
+
+def _best_of(s: Snapshot) -> str:
+    if s.best is None:
+        return ""
+    pore = "" if s.best["pld_ang"] is None else f", PLD {s.best['pld_ang']:.2f} Å"
+    successes = sum(facts.get("successes", 0) for facts in s.rounds)
+    return f"; best reward {s.best['reward']:.2f}{pore}; {successes} success{'es' * (successes != 1)}"
 
 
 def duration(seconds: float) -> str:
@@ -88,9 +118,12 @@ def duration(seconds: float) -> str:
 
 def say(run: RunDir, code: int, page: Path) -> None:
     """How a run ended and what to do next."""
-    print(describe(snapshot(run, None)))
+    now = snapshot(run, config_of(run).budget)
+    print(describe(now))
     if code == STOPPED:
         print(f"Stopped; go on with: promof resume {run.path}")
+    elif now.ending:
+        print(f"Ended: {now.ending}.")
     elif code == INCOMPLETE:
         print(
             f"Incomplete: too many evaluations failed in a row (see {run.logs}); go on with: promof resume {run.path}"

@@ -11,6 +11,7 @@ a batch name, WAIT or LEAVE. All waiting is by polling with short sleeps: MPI's 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ from promof_hpc.errors import PromofError
 from promof_hpc.store.budget import BatchPlan, batches_of
 from promof_hpc.store.claims import Owner, claim, release, renew, suspect, suspects
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import RunDir, read_round, stop_requested
+from promof_hpc.store.run_dir import RunDir, has_ended, read_round, stop_requested
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -41,6 +42,8 @@ MPI_REMEDY = (
 )
 POLL_S = 0.005
 SCAN_S = 1.0
+IDLE_SCAN_S = 0.2
+IDLE_POLL_S = 0.05
 TRIPWIRE_WINDOW = 50
 WAIT, LEAVE = "", None
 
@@ -60,7 +63,9 @@ class Dealer:
 
     Attributes:
         resident_s: seconds without work after which the ranks leave; 0: as soon as nothing is left to do.
-        unfinished: at the last look a batch was neither committed nor in hand (another job may hold it).
+        rounds: what is not committed yet of each round that has been seen.
+        unfinished: at the last look a batch was not committed (another job may hold it).
+        looked: time of the last look.
     """
 
     run: RunDir
@@ -76,6 +81,7 @@ class Dealer:
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=TRIPWIRE_WINDOW))
     unfinished: bool = False
     draining: str = ""
+    looked: float = -math.inf
     idle_since: float = field(default_factory=time.monotonic)
     left: int = 0
 
@@ -83,13 +89,14 @@ class Dealer:
         """Answer the ranks until all of them have left."""
         from mpi4py import MPI
 
-        scanned, status = -SCAN_S, MPI.Status()
+        status = MPI.Status()
         while self.left < self.comm.size:
-            if time.monotonic() - scanned > SCAN_S:
-                scanned = time.monotonic()
+            idle = not (self.unfinished or self.in_hand)  # between rounds: soon at work, and no burden until then
+            if time.monotonic() - self.looked > (IDLE_SCAN_S if idle else SCAN_S):
+                self.looked = time.monotonic()
                 self._look_around()
             if not self.comm.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
-                time.sleep(POLL_S)
+                time.sleep(IDLE_POLL_S if idle else POLL_S)
                 continue
             self._take(self.comm.recv(source=status.Get_source(), tag=status.Get_tag()), status)
 
@@ -109,6 +116,8 @@ class Dealer:
             release(self.run, batch)
             self.outcomes.extend(bad)
             self.idle_since = time.monotonic()
+            if not self.waiting and not self.in_hand:
+                self.looked = -math.inf  # the round may be complete: look for the next one at once
             if len(self.outcomes) == TRIPWIRE_WINDOW and sum(self.outcomes) > TRIPWIRE_WINDOW / 2:
                 self._drain(f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash")
 
@@ -131,13 +140,13 @@ class Dealer:
     def _look_around(self) -> None:
         """New rounds, requests to stop, hung ranks, the tripwire; renew what is in hand."""
         renew(self.run, list(self.in_hand))
-        for number in self.run.round_numbers():
-            if number not in self.rounds:
-                self.rounds[number] = batches_of(read_round(self.run, number), number)
+        for number in self.run.round_numbers(beside=self.rounds):
+            self.rounds[number] = batches_of(read_round(self.run, number), number)
         open_batches = []
         for number, plans in self.rounds.items():
-            committed = set(self.run.committed(number))
-            open_batches += [p for p in plans if p.name not in committed and p.name not in self.in_hand]
+            committed = set(self.run.committed(number)) if plans else set()
+            self.rounds[number] = left = [p for p in plans if p.name not in committed]
+            open_batches += [p for p in left if p.name not in self.in_hand]
         self.unfinished = bool(open_batches)
         # earlier rounds first: somebody waits for them; within a round the largest first
         self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name))
@@ -160,6 +169,8 @@ class Dealer:
             return "signal received"
         if stop_requested(self.run):
             return "STOP file in the run directory"
+        if has_ended(self.run):
+            return "the campaign has ended"
         if launcher_gone():
             return "the process that started the farm is gone"
         return ""

@@ -11,8 +11,7 @@ from typing import Any
 
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
-from hpc.kinds import config_of
-from promof_hpc.config import ScreenConfig, load_config
+from hpc.kinds import as_screening, config_of
 from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims
@@ -63,8 +62,8 @@ def show_verification(path: Path, as_json: bool) -> int:
 
 
 def summary(run: RunDir) -> dict[str, Any]:
-    """What `screen --json` prints at the end."""
-    config = load_config(ScreenConfig, run.config)
+    """What `screen --json` and `design --json` print at the end."""
+    config = config_of(run)
     return {"run": str(run.path), "table": str(run.report / "table.parquet"), **snapshot(run, config.budget).as_dict()}
 
 
@@ -75,7 +74,7 @@ def write_report(run_or_path: RunDir | Path) -> Path:
     from promof_hpc.screen.table import write_tables
 
     run = run_or_path if isinstance(run_or_path, RunDir) else RunDir.open(run_or_path)
-    data = collect(run, load_config(ScreenConfig, run.config))
+    data = collect(run, as_screening(run))
     write_tables(data, run.report)
     return write_page(data, run.report / "index.html")
 
@@ -86,7 +85,7 @@ def export_run(path: Path, out: Path, format_: str, top: int) -> None:
     from promof_hpc.screen.table import export
 
     run = RunDir.open(path)
-    written = export(collect(run, load_config(ScreenConfig, run.config)), out, format_, top)
+    written = export(collect(run, as_screening(run)), out, format_, top)
     print(f"Wrote {written} to {out}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, load_config
-from promof_hpc.store.run_dir import RunDir
+from promof_hpc.errors import UsageError
+from promof_hpc.store.run_dir import RunDir, raised_budget
 
 CONFIG_OF_KIND: dict[str, type[RunConfig]] = {
     "screen": ScreenConfig,
@@ -12,6 +13,34 @@ CONFIG_OF_KIND: dict[str, type[RunConfig]] = {
 }
 
 
+def kind_of(run: RunDir) -> str:
+    """What kind of run it is: a key of `CONFIG_OF_KIND`."""
+    return str(run.provenance_record()["kind"])
+
+
 def config_of(run: RunDir) -> RunConfig:
-    """The configuration that a run was begun with."""
-    return load_config(CONFIG_OF_KIND[run.provenance_record()["kind"]], run.config)
+    """The configuration that a run was begun with, with the budget that it has now."""
+    config = load_config(CONFIG_OF_KIND[kind_of(run)], run.config)
+    raised = raised_budget(run)
+    return config if raised is None else config.model_copy(update={"budget": raised})
+
+
+def design_of(run: RunDir) -> DesignConfig:
+    """The configuration of a campaign.
+
+    Raises:
+        UsageError: the run is of another kind.
+    """
+    config = config_of(run)
+    if not isinstance(config, DesignConfig):
+        raise UsageError(f"{run.path} is a {kind_of(run)} run, not a design.")
+    return config
+
+
+def as_screening(run: RunDir) -> ScreenConfig:
+    """The configuration of a run of any kind, as tables and exports take it."""
+    config = config_of(run)
+    if isinstance(config, ScreenConfig):
+        return config
+    shared = {name: getattr(config, name) for name in RunConfig.model_fields}
+    return ScreenConfig(library="design", **shared)

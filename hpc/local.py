@@ -1,12 +1,14 @@
-"""Execution on this machine: start the farm under mpiexec, watch it, start it again after a death."""
+"""Execution on this machine: lead a run, start its farm under mpiexec, start it again after a death."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,76 @@ from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop, stop_requ
 
 MAX_DEATHS_WITHOUT_PROGRESS = 10
 NO_ROOM_BYTES = 100_000
+POLL_S = 0.1
+RENEW_S = 30.0
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; it can be resumed."""
+
+
+class Incomplete(Exception):
+    """The ranks left by themselves before the work was done: the tripwire."""
+
+
+class Farm:
+    """The local ranks of a run: started when they are needed, started again after a death, ended with the block."""
+
+    def __init__(self, run: RunDir, ranks: int, resident_s: float = 0.0):
+        """A farm without processes yet.
+
+        Args:
+            resident_s: seconds that ranks stay without work; 0: they leave when nothing is left to do.
+        """
+        self._run, self._ranks, self._resident_s = run, ranks, resident_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths, self._ended = 0, -1
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def keep(self) -> None:
+        """See to it that ranks are at work.
+
+        Raises:
+            Stopped: they left because somebody asked the run to stop.
+            Incomplete: they left by themselves.
+            PromofError: they cannot work, or died ten times without committing anything.
+        """
+        code = self._process.poll() if self._process is not None else None
+        if self._process is not None and code is None:
+            return
+        if stop_requested(self._run):
+            raise Stopped
+        if code == CANNOT_GO_ON:
+            raise PromofError(_why_failed(self._run))
+        if code == 0:
+            raise Incomplete
+        self._count_deaths()
+        self._process = start_farm(self._run, self._ranks, self._resident_s)
+
+    def leave(self, tick: Callable[[], None], within_s: float = math.inf) -> None:
+        """Wait until the ranks have left, as they do when the work is done or a stop was asked for."""
+        deadline = time.monotonic() + within_s
+        while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
+            tick()
+            time.sleep(POLL_S)
+
+    def _count_deaths(self) -> None:
+        state = fold(self._run, None)
+        ended = state.committed + state.uncharged
+        self._deaths = 0 if ended > self._ended else self._deaths + 1
+        self._ended = ended
+        if self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
+            raise PromofError(
+                f"The farm of {self._run.path} died {self._deaths} times without committing anything; "
+                f"see the newest file in {self._run.logs}, then run `promof resume {self._run.path}`."
+            )
 
 
 def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None]) -> int:
@@ -29,35 +101,30 @@ def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None]) -> int:
     A farm that dies is started again; batches that it left behind are handled as suspects.
 
     Args:
-        tick: called about twice a second, for progress.
+        tick: called often, for progress.
 
     Returns:
-        exit code: 0 done, 3 incomplete (the tripwire or ten deaths in a row), 75 stopped to be resumed.
+        exit code: 0 done, 3 incomplete (the tripwire), 75 stopped to be resumed.
+
+    Raises:
+        PromofError: the ranks cannot work, or died ten times without committing anything.
     """
-    deaths, committed = 0, -1
-    while True:
-        state = fold(run, None)
-        if state.finished:
-            return DONE
-        if stop_requested(run):
-            return STOPPED
-        deaths = 0 if state.committed + state.uncharged > committed else deaths + 1
-        committed = state.committed + state.uncharged
-        if deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
-            raise PromofError(
-                f"The farm of {run.path} died {deaths} times without committing anything; "
-                f"see the newest file in {run.logs}, then run `promof resume {run.path}`."
-            )
-        code = _watch(start_farm(run, ranks), run, tick)
-        if code == CANNOT_GO_ON:
-            raise PromofError(_why_failed(run))
-        if code == 0 and not fold(run, None).finished:
-            return STOPPED if stop_requested(run) else INCOMPLETE
+    try:
+        with Farm(run, ranks) as farm:
+            while not fold(run, None).finished:
+                farm.keep()
+                farm.leave(tick)
+                tick()
+    except Stopped:
+        return STOPPED
+    except Incomplete:
+        return INCOMPLETE
+    return DONE
 
 
-def start_farm(run: RunDir, ranks: int) -> subprocess.Popen[bytes]:
+def start_farm(run: RunDir, ranks: int, resident_s: float = 0.0) -> subprocess.Popen[bytes]:
     """Start `ranks` MPI ranks in a session of their own, so that a Ctrl-C reaches only us."""
-    farm = [sys.executable, "-m", "hpc.farm", str(run.path)]
+    farm = [sys.executable, "-m", "hpc.farm", str(run.path), str(resident_s)]
     command = [_mpiexec(), "-n", str(ranks), *farm] if ranks > 1 else farm
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PROMOF_LAUNCHER": str(os.getpid()),
                    "PROMOF_RANKS": str(ranks)}  # fmt: skip
@@ -85,28 +152,23 @@ def leading(run: RunDir, claim_expiry_s: float = 300.0) -> Iterator[None]:
         request_stop(run, f"signal {signal.Signals(number).name}")
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ended = threading.Event()
+    heart = threading.Thread(target=_renew_until, args=(run, ended), name="lease", daemon=True)
+    heart.start()
     try:
         yield
     finally:
+        ended.set()
+        heart.join()
         for number, handler in before.items():
             signal.signal(number, handler)
         release_lease(run, owner)
 
 
-def _watch(process: subprocess.Popen[bytes], run: RunDir, tick: Callable[[], None]) -> int:
-    try:
-        renewed = time.monotonic()
-        while process.poll() is None:
-            tick()
-            if time.monotonic() - renewed > 30:
-                renew_lease(run)
-                renewed = time.monotonic()
-            time.sleep(0.5)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    tick()
-    return process.returncode
+def _renew_until(run: RunDir, ended: threading.Event) -> None:
+    """Renew the lease, also while the leading thread computes for minutes."""
+    while not ended.wait(RENEW_S):
+        renew_lease(run)
 
 
 def _why_failed(run: RunDir) -> str:

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hpc.exit_codes import DONE
+from hpc.exit_codes import DONE, INCOMPLETE
 
 LINE_EVERY_S = 15.0
 
@@ -28,6 +28,22 @@ def prepare_library(
     summary = prepare(source, out, settings, _Lines(), workers)
     print("\n".join([*summary.lines(), f"Training set: {out}"]))
     return DONE
+
+
+def prepare_synthetic(data: Path | None, out: Path, count: int, seed: int, workers: int) -> int:
+    """Make synthetic MOFs from the training set `data` in `out`, or go on with that; returns the exit code.
+
+    Raises:
+        UsageError: no training set is given, or `out` holds something else.
+    """
+    from data_prep.synthetic import SyntheticSettings, synthesise
+    from promof_hpc.errors import UsageError
+
+    if data is None:
+        raise UsageError("`promof prep synthetic` needs --data, a folder made by `promof prep`.")
+    summary = synthesise(data, out, SyntheticSettings(count=count, seed=seed), _Lines(), workers)
+    print("\n".join([*summary.lines(), f"Synthetic set: {out}"]))
+    return DONE if summary.made == count else INCOMPLETE
 
 
 class _Lines:

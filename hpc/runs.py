@@ -7,12 +7,14 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc.kinds import config_of, kind_of
 from hpc.worker import load_run_potential
-from promof_hpc.config import ScreenConfig, dump_config, load_config
+from promof_hpc.config import RunConfig, ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
 from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.run_dir import RunDir, is_ingested
@@ -27,32 +29,68 @@ NAMED = ("demo", "shipped", "none")  # names that win over files called like the
 
 def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
     """Make the run directory with its configuration, or check that an existing one has this configuration."""
-    # a run must find its files again from wherever `resume` is called
-    config = config.model_copy(update={"library": _anchored(config.library), "reference": _anchored(config.reference)})
-    if "config.yaml" in list_names(path.absolute()):
-        run = RunDir.open(path)
-        before = load_config(ScreenConfig, run.config)
-        if before.model_dump(exclude={"farm": {"ranks"}}) != config.model_dump(exclude={"farm": {"ranks"}}):
-            raise UsageError(
-                f"{path} was begun with another configuration ({run.config}); choose another --run, "
-                f"or go on with that one: promof resume {path}"
-            )
+    config = config.model_copy(update={"library": anchored(config.library), "reference": anchored(config.reference)})
+    run = open_same(path, config, kind)
+    if run is not None:
         return run
     from promof_hpc.screen.library import scan
 
     scan(config.library)  # a library that cannot be used leaves nothing behind
-    chosen = config.evaluation.potential
-    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task)  # for its identity
+    return create_run(path, config, potential_of(config), {"kind": kind, "library": config.library})
+
+
+def open_same(path: Path, config: RunConfig, kind: str) -> RunDir | None:
+    """The run that is at `path` already; None if there is none.
+
+    Raises:
+        UsageError: it is of another kind, or was begun with another configuration.
+    """
+    if "config.yaml" not in list_names(path.absolute()):
+        return None
+    run = RunDir.open(path)
+    remedy = f"choose another --run, or go on with that one: promof resume {path}"
+    if kind_of(run) != kind:
+        raise UsageError(f"{path} holds a run of kind {kind_of(run)}, not {kind}; {remedy}")
+    begun = load_config(type(config), run.config)
+    if _fixed(begun) != _fixed(config):
+        raise UsageError(f"{path} was begun with another configuration ({run.config}); {remedy}")
+    now = config_of(run).budget
+    if config.budget not in (begun.budget, now):
+        if kind == "design":
+            remedy = (
+                f"another one needs an act of its own, which is recorded: promof resume {path} --raise-budget N "
+                f"(N > {now})"
+            )
+        raise UsageError(f"{path} has a budget of {now}, the configuration says {config.budget}; {remedy}")
+    return run
+
+
+def _fixed(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration a run keeps from its beginning; the budget has rules of its own."""
+    return config.model_dump(exclude={"budget": True, "farm": {"ranks"}})
+
+
+def create_run(path: Path, config: RunConfig, potential: Potential, record: Mapping[str, Any]) -> RunDir:
+    """Make a run directory with provenance and configuration."""
     run = RunDir.create(path)
-    record_provenance(run, config, potential, kind)
+    record_provenance(run, config, potential, record)
     publish_text(run.config, dump_config(config))  # last: a directory with a configuration is a run
     return run
 
 
-def _anchored(name: str) -> str:
-    """The absolute path of what lies on disk; names such as `demo` or `coremof:2019-ASR` stay as they are."""
+def potential_of(config: RunConfig) -> Potential:
+    """The potential that a configuration names, on the CPU: for its identity."""
+    chosen = config.evaluation.potential
+    return load_potential(chosen.name, weights=chosen.weights, task=chosen.task)
+
+
+def anchored(name: str) -> str:
+    """The absolute path of what lies on disk; names such as `demo` or `coremof:2019-ASR` stay as they are.
+
+    A run must find its files again from wherever `resume` is called.
+    """
     on_disk = "/" in name or (name not in NAMED and Path(name).exists())
-    return str(Path(name).absolute()) if on_disk else name
+    return str(Path(name).absolute()) if name and on_disk else name
 
 
 def complete(run: RunDir, ranks: int = 0, quiet: bool = False) -> int:
@@ -71,13 +109,16 @@ def complete(run: RunDir, ranks: int = 0, quiet: bool = False) -> int:
         return run_to_the_end(run, ranks, progress.evaluating)
 
 
-def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential, kind: str) -> None:
-    """What the numbers of the run come from; written once, at its first start."""
-    record: dict[str, Any] = {
-        "kind": kind,
-        "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+def record_provenance(run: RunDir, config: RunConfig, potential: Potential, record: Mapping[str, Any]) -> None:
+    """What the numbers of the run come from; written once, at its first start.
+
+    Args:
+        record: what is special to its kind, and the kind.
+    """
+    content: dict[str, Any] = {
+        **record,
+        "begun": now(),
         "command": sys.argv[1:],
-        "library": config.library,
         "potential": {
             "id": potential.id,
             "weights_sha256": potential.weights_sha256,
@@ -90,7 +131,12 @@ def record_provenance(run: RunDir, config: ScreenConfig, potential: Potential, k
         "machine": platform.machine(),
         "commit": _commit(),
     }
-    publish_text(run.provenance, json.dumps(record, indent=1))
+    publish_text(run.provenance, json.dumps(content, indent=1))
+
+
+def now() -> str:
+    """Date and time for records."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _version(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc import exit_codes
+from hpc.kinds import kind_of
 from hpc.runs import begin_run, complete
 from hpc.worker import device_of
 from promof_hpc.config import ScreenConfig, load_config
@@ -30,18 +31,16 @@ def screen_library(config: ScreenConfig, run_path: Path | None, as_json: bool) -
         UsageError: the run exists with another configuration, or the library cannot be used.
     """
     path = run_path or Path("runs") / _default_name(config.library)
-    begin_run(path, config)
-    return resume_run(path, 0, as_json)
+    return resume_screening(begin_run(path, config), 0, as_json)
 
 
-def resume_run(path: Path, ranks: int, as_json: bool = False) -> int:
-    """Do what is missing of a run of any kind, then write its table and report."""
+def resume_screening(run: RunDir, ranks: int, as_json: bool = False) -> int:
+    """Do what is missing of a screening or a reference set, then write its table and report."""
     from hpc.console import say
     from hpc.inspection import summary, write_report
 
-    run = RunDir.open(path)
     code = complete(run, ranks, quiet=as_json)
-    if code == exit_codes.DONE and run.provenance_record()["kind"] == "reference":
+    if code == exit_codes.DONE and kind_of(run) == "reference":
         from hpc.reference import finish_reference
 
         code = finish_reference(run, ranks)

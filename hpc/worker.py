@@ -1,4 +1,4 @@
-"""One rank's work on a batch: evaluate it, or, under suspicion, one structure at a time in a child process."""
+"""One rank's work on a batch: evaluate it, or, under suspicion, in a child process, if need be one by one."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ class Worker:
         return evaluate(self._members(batch), self.config.evaluation, self.potential, heartbeat)
 
     def evaluate_suspect(self, batch: str, heartbeat: Heartbeat) -> list[Evaluation]:
-        """The members one by one in a child process; three deaths of the child convict a structure."""
+        """The members in a child process, together and so with the same numbers as ever; where it dies, one by one."""
+        members = self._members(batch)
         with Child(self.run, self.config.farm, self.device) as child:
-            return [child.evaluate(candidate, heartbeat) for candidate in self._members(batch)]
+            return child.try_all(members, heartbeat) or [child.evaluate(m, heartbeat) for m in members]
 
     def commit(self, batch: str, evaluations: list[Evaluation]) -> bool:
         """Publish the result shard of a batch; False if somebody else was first."""
@@ -139,7 +140,7 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = 
 
 
 class Child:
-    """A child process that evaluates one structure at a time, started again after each death."""
+    """A child process that evaluates structures, started again after each death."""
 
     def __init__(self, run: RunDir, settings: FarmSettings, device: str):
         self._run, self._settings, self._device = run, settings, device
@@ -152,24 +153,34 @@ class Child:
     def __exit__(self, *exc: object) -> None:
         self._kill()
 
+    def try_all(self, batch: list[Candidate], heartbeat: Heartbeat) -> list[Evaluation] | None:
+        """The evaluations of a whole batch; None if the child dies or hangs on it, which convicts nobody."""
+        answer = self._ask(batch, heartbeat)
+        if answer is None:
+            self._kill()
+        return answer
+
     def evaluate(self, candidate: Candidate, heartbeat: Heartbeat) -> Evaluation:
         """The evaluation of one structure, or its conviction.
 
         Only deaths that this living parent saw count: after a preemption the count starts anew.
         """
         for _ in range(DEATHS_TO_CONVICT):
-            pipe = self._start()
-            pipe.send(candidate)
-            answer = self._wait(pipe, heartbeat)
+            answer = self._ask([candidate], heartbeat)
             if answer is not None:
-                return answer
+                return answer[0]
             code = self._process.exitcode if self._process else None
+            self._kill()
             if code is None:  # it hangs
-                self._kill()
                 return crashed(candidate, f"no step in {self._settings.hang_s:.0f} s", Outcome.TIMED_OUT)
             log.warning("the child died (exit code %s) on %s", code, candidate.evaluation_id)
-            self._kill()
         return crashed(candidate, f"its process died {DEATHS_TO_CONVICT} times (exit code {code})")
+
+    def _ask(self, batch: list[Candidate], heartbeat: Heartbeat) -> list[Evaluation] | None:
+        """The child's answer; None if it died, or was silent for `hang_s`."""
+        pipe = self._start()
+        pipe.send(batch)
+        return self._wait(pipe, heartbeat)
 
     def _start(self) -> Connection:
         if self._process is None or self._pipe is None:
@@ -182,15 +193,14 @@ class Child:
             theirs.close()
         return self._pipe
 
-    def _wait(self, pipe: Connection, heartbeat: Heartbeat) -> Evaluation | None:
-        """The answer; None if the child died, or has been silent for `hang_s`."""
+    def _wait(self, pipe: Connection, heartbeat: Heartbeat) -> list[Evaluation] | None:
         heard = time.monotonic()
         while time.monotonic() - heard < self._settings.hang_s:
             heartbeat()
             try:
                 if pipe.poll(0.5):
                     message = pipe.recv()
-                    if isinstance(message, Evaluation):
+                    if isinstance(message, list):
                         return message
                     heard = time.monotonic()
             except (EOFError, OSError):
@@ -215,8 +225,7 @@ def _child_main(run_path: str, device: str, pipe: Connection) -> None:
     potential = load_run_potential(run, settings, device)
     try:
         while True:
-            candidate = pipe.recv()
-            pipe.send(evaluate([candidate], settings, potential, lambda: pipe.send("step"))[0])
+            pipe.send(evaluate(pipe.recv(), settings, potential, lambda: pipe.send("step")))
     except (EOFError, BrokenPipeError):
         return
 

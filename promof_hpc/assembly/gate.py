@@ -103,12 +103,18 @@ def expect(blocks: Sequence[Block], contacts: Sequence[Contact]) -> Expected:
     )
 
 
-def gate(structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP) -> GateResult:
+def gate(
+    structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP, hopeless: str = ""
+) -> GateResult:
     """Check an assembly before any potential call.
 
     It must be within the cap, the density and the volume per atom; no two blocks may come closer than 0.75 times the
     sum of covalent radii; decomposing its atoms must give the same blocks, at least as many contacts, each linker
     bound by at least two donors (or as many as it has), and one net periodic in three directions.
+
+    Args:
+        hopeless: why the caller knows that contacts are open; such an assembly is graded without being decomposed,
+            which is most of the cost, and fails with `missing_contacts`.
     """
     failures = _packing(structure, atom_cap)
     if len(structure) != len(expected.block_of):
@@ -118,7 +124,9 @@ def gate(structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP) 
     depth, worst = _overlap_between_blocks(structure, expected)
     if depth > 0.0:
         failures.append(GateFailure(GateReason.OVERLAP, worst))
-    if found.shortest > 0.0:
+    if hopeless:
+        failures.append(GateFailure(GateReason.MISSING_CONTACTS, hopeless))
+    elif found.shortest > 0.0:
         failures += _connectivity(structure, expected, atom_cap)
     if not failures:
         return GateResult(True, 1.0, ())

@@ -70,12 +70,13 @@ class Match:
         return self.fit.rmsd_ang
 
 
-def embed(smiles: str, seed: int, count: int = 1) -> Conformers:
+def embed(smiles: str, seed: int, count: int = 1, *, timeout_s: int = EMBED_TIMEOUT_S) -> Conformers:
     """Seeded conformers of a linker; equal arguments give equal coordinates (with one RDKit version).
 
     Args:
         smiles: SMILES of the linker, H implied; charges as in the framework.
         count: how many conformers.
+        timeout_s: for each of the two ways to start (plain, random coordinates).
 
     Raises:
         Refused: the SMILES is no molecule, or no coordinates were found.
@@ -85,7 +86,7 @@ def embed(smiles: str, seed: int, count: int = 1) -> Conformers:
         if bare is None:
             raise Refused(ConformerReason.NOT_A_MOLECULE, f"{smiles} cannot be parsed; check brackets and valences")
         mol = Chem.AddHs(bare)
-        if not _embed(mol, seed, count):
+        if not _embed(mol, seed, count, timeout_s):
             raise Refused(ConformerReason.NOT_EMBEDDED, f"no 3D coordinates found for {smiles}; try another seed")
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=FORCE_FIELD_STEPS)
@@ -145,12 +146,12 @@ def _cached_embed(smiles: str, seed: int) -> Conformers:
     return embed(smiles, seed)
 
 
-def _embed(mol: Chem.Mol, seed: int, count: int) -> bool:
+def _embed(mol: Chem.Mol, seed: int, count: int, timeout_s: int) -> bool:
     """Give `mol` conformers; random starting coordinates help where distance geometry alone fails."""
     parameters: Any = rdDistGeom.ETKDGv3()  # its stubs type every attribute as the class
     parameters.randomSeed = seed
     parameters.maxIterations = EMBED_ITERATIONS
-    parameters.timeout = EMBED_TIMEOUT_S
+    parameters.timeout = timeout_s
     for random_start in (False, True):
         parameters.useRandomCoords = random_start
         if len(rdDistGeom.EmbedMultipleConfs(mol, count, parameters)) == count:

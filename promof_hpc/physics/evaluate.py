@@ -82,7 +82,7 @@ def _describe(
     row.volume_ang3, row.density_g_per_cm3 = s.volume, s.density
     heartbeat()
     try:
-        _refuse_unscorable(s, settings, potential)
+        refuse_unscorable(s, settings, potential)
         if Stage.VALIDITY in settings.stages:
             _check_validity(row, s)
         _apply_gates(row, settings)
@@ -99,7 +99,7 @@ def _describe(
     return row
 
 
-def _refuse_unscorable(s: Structure, settings: EvaluationSettings, potential: Potential) -> None:
+def refuse_unscorable(s: Structure, settings: EvaluationSettings, potential: Potential) -> None:
     """Turn away what the potential cannot score.
 
     Raises:

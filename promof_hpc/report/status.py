@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from promof_hpc.report.campaign_status import campaign_status, is_campaign, seconds_left
 from promof_hpc.store.budget import Budget, batches_of, fold
 from promof_hpc.store.candidates import read_entries
 from promof_hpc.store.claims import is_led, live_claims
 from promof_hpc.store.events import read_events
-from promof_hpc.store.run_dir import RunDir, stop_requested
+from promof_hpc.store.run_dir import RunDir, how_ended, stop_requested
 from promof_hpc.store.shard import read_shard
 
 
@@ -21,12 +22,17 @@ class Snapshot:
     """Progress of a run at one moment.
 
     Attributes:
-        entries: library entries looked at so far.
-        refused: of these, refused when read, by reason.
+        entries: library entries looked at so far, or proposals of a campaign.
+        refused: of these, refused when read or by the gate, by reason.
         budget: the folded ledger.
         seconds_left: estimate from the cost of what is done; None before anything is.
         ranks: ranks at work.
         state: done, running, stopping, or idle.
+        rounds: what is known of each round.
+        campaign: whether the run is one.
+        gate_pass_share: of a campaign's proposals; None for other runs and before any.
+        best: of a campaign, the proposal with the highest reward so far.
+        ending: how a campaign has ended; empty while it goes on.
     """
 
     entries: int
@@ -36,6 +42,10 @@ class Snapshot:
     ranks: int
     state: str
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    campaign: bool = False
+    gate_pass_share: float | None = None
+    best: dict[str, Any] | None = None
+    ending: str = ""
 
     @property
     def done(self) -> int:
@@ -69,7 +79,23 @@ def snapshot(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> 
     ranks = _ranks_at_work(run, claim_expiry_s)
     left = cost_left * seconds / cost_done / max(ranks, 1) if cost_done else None
     state = "done" if folded.finished else "stopping" if stop_requested(run) else "running" if ranks else "idle"
-    return Snapshot(entries, dict(refused), folded, left, ranks, state, rounds)
+    found = Snapshot(entries, dict(refused), folded, left, ranks, state, rounds)
+    return _of_campaign(run, found, claim_expiry_s) if is_campaign(run) else found
+
+
+def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapshot:
+    """A campaign is not done when all that was issued is, and its time left is that of its budget."""
+    status = campaign_status(run)
+    ended = how_ended(run)
+    ending = ended.why if ended else ""
+    led = is_led(run, claim_expiry_s)
+    done = ending and found.budget.finished
+    state = "done" if done else "idle" if not led else "stopping" if stop_requested(run) else "running"
+    left = seconds_left(read_events(run), found.budget.committed, found.budget.budget or 0) if led else None
+    return replace(
+        found, campaign=True, state=state, seconds_left=left, gate_pass_share=status.gate_pass_share, best=status.best, ending=ending,
+        rounds=[{**batches, **facts} for batches, facts in zip(found.rounds, status.rounds, strict=False)],
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=10_000)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from promof_hpc.store.candidates import structure_at, structure_columns
 from promof_hpc.store.run_dir import RunDir
-from promof_hpc.store.schema import Evaluation, from_columns, to_columns
-from promof_hpc.store.shard import Shard, read_shard
+from promof_hpc.store.schema import TIMING_COLUMNS, Evaluation, from_columns, to_columns
+from promof_hpc.store.shard import Shard, publish_text, read_shard
 
 
 def result_shard(evaluations: Sequence[Evaluation], batch: str, made_with: Mapping[str, str]) -> Shard:
@@ -26,3 +27,14 @@ def read_results(run: RunDir) -> Iterator[Evaluation]:
                 if row.evaluation_id not in seen:
                     seen.add(row.evaluation_id)
                     yield Evaluation(row, structure_at(shard, k))
+
+
+def content_digest(shard: Shard) -> str:
+    """SHA-256 (hex) of a result shard without its timing: what a repetition of the same batch gives again."""
+    return Shard({name: a for name, a in shard.arrays.items() if name not in TIMING_COLUMNS}, shard.attrs).digest()
+
+
+def seal(run: RunDir, number: int) -> bool:
+    """Fix which results a round was learned from: shards and content digests, published if absent."""
+    content = {name: content_digest(read_shard(run.result(name))) for name in run.committed(number)}
+    return publish_text(run.sealed(number), json.dumps(content, indent=1, sort_keys=True))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from promof_hpc.errors import PromofError, UsageError
-from promof_hpc.store.shard import Shard, list_names, publish_text, read_shard
+from promof_hpc.store.shard import Shard, list_names, publish_text, read_shard, replace_text
+
+RAISES = "budget_raised"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class RunDir:
         """
         run = cls(path.absolute())
         try:
-            for folder in (run.rounds, run.claims, run.suspects, run.events, run.logs, run.report):
+            folders = (run.rounds, run.claims, run.suspects, run.checkpoints, run.events, run.logs, run.report)
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PromofError(
@@ -45,7 +49,7 @@ class RunDir:
         run = cls(path.absolute())
         if "config.yaml" not in list_names(run.path):
             raise UsageError(
-                f"{path} is not a run directory (no config.yaml in it); `promof screen` or `promof evaluate` makes one."
+                f"{path} is not a run directory (no config.yaml in it); `promof screen` or `promof design` makes one."
             )
         return run
 
@@ -90,6 +94,16 @@ class RunDir:
         return self.path / "suspects"
 
     @property
+    def checkpoints(self) -> Path:
+        """One folder a state of the policies, named by the number of rounds that it has learned from."""
+        return self.path / "checkpoints"
+
+    @property
+    def ended(self) -> Path:
+        """There once a campaign has ended, with the reason; nobody waits for another round then."""
+        return self.path / "ended.json"
+
+    @property
     def events(self) -> Path:
         """One JSON-lines file a writer."""
         return self.path / "events"
@@ -130,6 +144,10 @@ class RunDir:
         """The result shards that the round ended with."""
         return self.round(number) / "sealed.json"
 
+    def learned(self, number: int) -> Path:
+        """What was made of the round's results: judgements and learning signals."""
+        return self.round(number) / "learned.json"
+
     def result(self, batch: str) -> Path:
         """Result shard of a batch named like `00017-00003` (round, place in the round)."""
         return self.results(int(batch.split("-")[0])) / f"{batch}.h5"
@@ -138,9 +156,10 @@ class RunDir:
         """Make the round's folders."""
         self.results(number).mkdir(parents=True, exist_ok=True)
 
-    def round_numbers(self) -> list[int]:
-        """Rounds that have candidates, ascending."""
-        return [int(n) for n in list_names(self.rounds) if "candidates.h5" in list_names(self.rounds / n)]
+    def round_numbers(self, beside: Container[int] = ()) -> list[int]:
+        """Rounds that have candidates, ascending; those in `beside` are not looked at."""
+        folders = [int(n) for n in list_names(self.rounds) if int(n) not in beside]
+        return [n for n in folders if self.candidates(n).name in list_names(self.round(n))]
 
     def committed(self, number: int) -> list[str]:
         """Names of the batches of a round that have a result shard."""
@@ -152,15 +171,50 @@ class RunDir:
         return record
 
 
+def raise_budget(run: RunDir, before: int, budget: int, when: str) -> None:
+    """Record in the provenance that a campaign may spend more; `raised_budget` says what holds."""
+    record = run.provenance_record()
+    record[RAISES] = [*record.get(RAISES, []), {"from": before, "to": budget, "time": when}]
+    replace_text(run.provenance, json.dumps(record, indent=1))
+
+
+def raised_budget(run: RunDir) -> int | None:
+    """The budget that was given to a campaign after its beginning; None if that of its configuration holds."""
+    raises = run.provenance_record().get(RAISES, [])
+    return int(raises[-1]["to"]) if raises else None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a campaign has ended: a name, and why in words."""
+
+    ending: str
+    why: str
+
+
+def end(run: RunDir, ended: Ended) -> None:
+    """Note that a campaign has ended, for everybody who waits for its next round."""
+    publish_text(run.ended, json.dumps(asdict(ended), indent=1))
+
+
+def how_ended(run: RunDir) -> Ended | None:
+    """How a campaign has ended; None while it goes on."""
+    return Ended(**json.loads(run.ended.read_text(encoding="utf-8"))) if has_ended(run) else None
+
+
+def go_on(run: RunDir) -> None:
+    """Take back the note that a campaign has ended."""
+    run.ended.unlink(missing_ok=True)
+
+
 def is_ingested(run: RunDir) -> bool:
     """Whether every entry of the library has been read."""
     return run.ingested.name in list_names(run.path)
 
 
-def seal(run: RunDir, number: int) -> bool:
-    """Fix which result shards a round ended with: names and content digests, published if absent."""
-    content = {name: read_shard(run.result(name)).digest() for name in run.committed(number)}
-    return publish_text(run.sealed(number), json.dumps(content, indent=1, sort_keys=True))
+def has_ended(run: RunDir) -> bool:
+    """Whether a campaign has ended."""
+    return run.ended.name in list_names(run.path)
 
 
 def read_round(run: RunDir, number: int) -> Shard:

@@ -73,14 +73,14 @@ def publish(path: Path, write: Callable[[Path], None]) -> bool:
     temporary = path.parent / f".{path.name[:80]}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
         write(temporary)
-        _flush(temporary)
+        flush(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
-        raise _explain(path, error) from error
+        raise explain(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     return True
@@ -104,9 +104,10 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.parent / f".{path.name[:80]}.{os.getpid()}.tmp"
     try:
         write(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise _explain(path, error) from error
+        raise explain(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -195,7 +196,8 @@ def _plain(value: object) -> str | int | float | bool:
     raise ValueError(f"unexpected attribute {plain!r}")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """See to it that a file or folder is on disk before anything that follows."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -203,8 +205,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(path: Path, error: OSError) -> PromofError:
-    """The remedy for what the operating system refused."""
+def explain(path: Path, error: OSError) -> PromofError:
+    """What the operating system refused, with its remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full; free some space and run `promof resume`, nothing committed is lost",
         errno.EDQUOT: "your quota is used up; free some space and run `promof resume`, nothing committed is lost",

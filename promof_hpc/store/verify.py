@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from promof_hpc.store.results import content_digest
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import CorruptShard, list_names, read_shard
 
@@ -82,7 +83,7 @@ def verify(run: RunDir, timeout_s: float = TIMEOUT_S) -> Verification:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is kept of a shard: its digest, its ids in order, and for candidates where batches begin."""
+    """What is kept of a shard: its digest without timing, its ids in order, and for candidates where batches begin."""
 
     digest: str
     ids: list[str]
@@ -132,7 +133,7 @@ def _read(path: Path) -> _Facts | str:
     except CorruptShard as error:
         return str(error)
     batch_ptr = shard.arrays.get("batch_ptr", [])
-    return _Facts(shard.digest(), [str(e) for e in shard.arrays["evaluation_id"]], [int(x) for x in batch_ptr])
+    return _Facts(content_digest(shard), [str(e) for e in shard.arrays["evaluation_id"]], [int(x) for x in batch_ptr])
 
 
 def _batches(number: int, fact: _Facts) -> Iterator[tuple[str, list[str]]]:

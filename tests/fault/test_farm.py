@@ -41,7 +41,7 @@ def _run(path: Path, potential: str, count: int = 16, *settings: str, poison: tu
     ])  # fmt: skip
     run = new_run(path, config)
     judge = load_potential(config.evaluation.potential.name)
-    publish_text(run.provenance, json.dumps({"potential": {"weights_sha256": judge.weights_sha256}}))
+    publish_text(run.provenance, json.dumps({"kind": "screen", "potential": {"weights_sha256": judge.weights_sha256}}))
     crystals = [canonical(crystal(k, POISON_ATOMS if k in poison else 5)) for k in range(count)]
     candidates = [Candidate(evaluation_id(c, judge, config.evaluation), c) for c in crystals]
     batches = cut_batches([len(c) for c in crystals], config.farm.batch_structures, 10_000)

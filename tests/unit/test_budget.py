@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from promof_hpc.store.budget import batches_of, fold
 from promof_hpc.store.candidates import cut_batches
 from promof_hpc.store.claims import Owner, claim
-from promof_hpc.store.run_dir import read_round, seal
+from promof_hpc.store.results import seal
+from promof_hpc.store.run_dir import read_round
 from promof_hpc.store.schema import Outcome
 from promof_hpc.store.verify import verify
 from tests.runs import add_round, commit, new_run

@@ -1,0 +1,206 @@
+"""The design journey on one machine: this process proposes and learns, the ranks of a resident farm evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc.exit_codes import DONE, INCOMPLETE, STOPPED
+from hpc.kinds import design_of
+from hpc.local import POLL_S, Farm, Incomplete, Stopped, leading
+from hpc.runs import anchored, create_run, now, open_same, potential_of
+from hpc.worker import load_run_potential
+from promof_hpc.config import DesignConfig, load_config
+from promof_hpc.design.campaign import Campaign, Ending, Hands, Phase
+from promof_hpc.design.inputs import inputs_of
+from promof_hpc.design.registry import build
+from promof_hpc.design.scoring import Scoring, known_sets, reference_of
+from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.store.budget import batches_of, fold
+from promof_hpc.store.claims import Owner
+from promof_hpc.store.events import EventLog
+from promof_hpc.store.run_dir import Ended, RunDir, end, go_on, how_ended, raise_budget, read_round, stop_requested
+
+if TYPE_CHECKING:
+    from hpc.console import Progress
+    from promof_hpc.design.strategy import Strategy
+    from promof_hpc.physics.potential import Potential
+
+DEFAULT_RUN = Path("runs/design")
+FOR_EVER_S = 1e9  # the ranks stay until the campaign ends or this process dies
+FAREWELL_S = 30.0
+CODES = {Ending.SPENT: DONE, Ending.NOTHING_LEFT: DONE, Ending.PROPOSAL_CAP: INCOMPLETE}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a campaign is made of, loaded."""
+
+    strategy: Strategy
+    scoring: Scoring
+
+    @classmethod
+    def load(cls, config: DesignConfig, potential: Potential) -> Parts:
+        """Build the strategy in its first state and what judges it.
+
+        Raises:
+            UsageError: weights, libraries or the reference set are missing, or the strategy cannot be built.
+        """
+        strategy = build(config)
+        return cls(strategy, Scoring(config, potential, reference_of(config, potential), known_sets(config)))
+
+
+def design_config(path: Path | None, overrides: Sequence[str]) -> DesignConfig:
+    """The configuration of a campaign from a file and `--set`."""
+    return load_config(DesignConfig, path, overrides)
+
+
+def check_design(config: DesignConfig) -> int:
+    """Load everything that a campaign needs, make nothing, and say what it would do; returns the exit code.
+
+    Raises:
+        UsageError: see `Parts.load`.
+    """
+    parts = Parts.load(config, potential_of(config))
+    sizes = config.rounds
+    wanted = ", ".join(f"{name} {value:g}" for name, value in parts.scoring.targets(0)[0].items())
+    print(
+        f"Strategy {config.strategy}, potential {parts.scoring.potential.id}, {config.budget} evaluations; "
+        f"{sizes.targets} x {sizes.sets} x {sizes.assemblies} proposals a round; first target: {wanted}. "
+        "Everything that is needed is there; nothing was made."
+    )
+    return DONE
+
+
+def design_campaign(config: DesignConfig, run_path: Path | None, as_json: bool = False) -> int:
+    """Run a campaign in a run directory; an existing run with the same configuration goes on.
+
+    Returns:
+        exit code.
+
+    Raises:
+        UsageError: the run exists with another configuration, or something that the campaign needs is missing.
+    """
+    run, parts = begin_design(run_path or DEFAULT_RUN, config)
+    return resume_design(run, config.farm.ranks, as_json, parts=parts)
+
+
+def begin_design(path: Path, config: DesignConfig) -> tuple[RunDir, Parts | None]:
+    """Make the run directory, or check that an existing one has this configuration; parts where they were loaded."""
+    places = {"reference": anchored(config.reference), "external": anchored(config.external)}
+    policy = {"weights": anchored(config.policy.weights), "data": anchored(config.policy.data)}
+    config = config.model_copy(update={**places, "policy": config.policy.model_copy(update=policy)})
+    run = open_same(path, config, "design")
+    if run is not None:
+        return run, None
+    potential = potential_of(config)
+    parts = Parts.load(config, potential)  # what cannot be built leaves nothing behind
+    reference = parts.scoring.reference
+    record = {
+        "kind": "design",
+        "strategy": config.strategy,
+        "reference_sha256": hashlib.sha256(reference.to_json().encode()).hexdigest() if reference else "",
+        **inputs_of(config),
+    }
+    return create_run(path, config, potential, record), parts
+
+
+def resume_design(
+    run: RunDir, ranks: int = 0, as_json: bool = False, *, budget: int | None = None, parts: Parts | None = None
+) -> int:
+    """Do what is missing of a campaign, then write its report; returns the exit code.
+
+    Args:
+        budget: evaluations that it may spend from now on; None leaves it as it is.
+    """
+    from hpc.console import say
+    from hpc.inspection import summary, write_report
+
+    code = complete_design(run, ranks, as_json, budget=budget, parts=parts)
+    page = write_report(run)
+    if as_json:
+        print(json.dumps(summary(run)))
+    else:
+        say(run, code, page)
+    return code
+
+
+def complete_design(
+    run: RunDir, ranks: int = 0, quiet: bool = False, *, budget: int | None = None, parts: Parts | None = None
+) -> int:
+    """Pursue a campaign to its end; returns the exit code.
+
+    Raises:
+        PromofError: another process leads the run, its inputs have changed, or its farm cannot work.
+    """
+    from hpc.console import Progress
+
+    with leading(run, design_of(run).farm.claim_expiry_s):
+        if budget is not None:
+            _raise_budget(run, budget)
+        config = design_of(run)
+        ended = how_ended(run)
+        if ended is not None and budget is None and fold(run, None).finished:
+            return CODES[Ending[ended.ending]]
+        go_on(run)
+        _same_inputs(run, config)
+        with Progress(run, config.budget, quiet) as progress, Farm(run, ranks or config.farm.ranks, FOR_EVER_S) as farm:
+            try:
+                farm.keep()  # the ranks load their potential while this process loads the policies
+                parts = parts or Parts.load(config, load_run_potential(run, config.evaluation))
+                ending = _pursue(run, config, parts, farm, progress)
+            except Stopped:
+                farm.leave(progress.evaluating)
+                return STOPPED
+            except Incomplete:
+                return INCOMPLETE
+            end(run, Ended(ending.name, ending.value))
+            farm.leave(progress.evaluating, FAREWELL_S)
+            return CODES[ending]
+
+
+def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progress: Progress) -> Ending:
+    events = EventLog(run, f"{Owner.here().job}-trainer")
+    events.write("began", committed=fold(run, None).committed)
+
+    def wait(number: int) -> None:
+        batches = {plan.name for plan in batches_of(read_round(run, number), number)}
+        while not batches <= set(run.committed(number)):
+            if stop_requested(run):
+                raise Stopped
+            farm.keep()
+            progress.evaluating()
+            time.sleep(POLL_S)
+
+    def safe_point(phase: Phase, number: int) -> None:
+        if stop_requested(run):
+            raise Stopped
+        events.write("phase", phase=phase, round=number)
+        progress.phase(phase, number)
+
+    return Campaign(run, config, parts.strategy, parts.scoring, Hands(wait, safe_point, progress.note)).pursue()
+
+
+def _raise_budget(run: RunDir, budget: int) -> None:
+    before = design_of(run).budget or 0
+    if budget <= before:
+        raise UsageError(f"{run.path} has a budget of {before}; --raise-budget must be larger, {budget} is not.")
+    go_on(run)  # first: a campaign that may spend more has not ended
+    raise_budget(run, before, budget, now())
+
+
+def _same_inputs(run: RunDir, config: DesignConfig) -> None:
+    """A run goes on with the policies and libraries that it began with, or not at all."""
+    begun, found = run.provenance_record(), inputs_of(config)
+    changed = [name for kind in found for name in {**begun[kind], **found[kind]}
+               if begun[kind].get(name) != found[kind].get(name)]  # fmt: skip
+    if changed:
+        raise PromofError(
+            f"{run.path} was begun with other files than those that are there now: {', '.join(changed)}; "
+            "put the old ones back (see policy.weights and policy.data), or begin another run."
+        )

@@ -1,0 +1,104 @@
+"""The pretraining journey: prepared MOFs in, the weights of one policy out, with progress on the terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from hpc.console import duration
+from hpc.exit_codes import DONE, STOPPED
+from promof_hpc.errors import UsageError
+
+if TYPE_CHECKING:
+    from promof_hpc.config.pretrain import TrainingSettings
+    from promof_hpc.policy.pretrain import Course, Look
+
+LINE_EVERY_S = 15.0
+POLICIES = ("chemist", "engineer")
+MINUTES = 30.0
+
+
+def pretrain_policy(policy: str, data: Sequence[Path], out: Path, overrides: Sequence[str]) -> int:
+    """Train a policy, or go on with a training that was stopped; returns the exit code.
+
+    Args:
+        data: folders made by `promof prep`; the first gives vocabulary and validation, all give training.
+        overrides: key=value for the keys of `config.pretrain`.
+
+    Raises:
+        UsageError: the policy, the settings or the data cannot be used, or `out` holds another training.
+    """
+    from promof_hpc.policy.pretrain import train
+
+    if policy not in POLICIES:
+        raise UsageError(f"there is no policy '{policy}' to train; known: {', '.join(POLICIES)}")
+    keys = {key.partition("=")[0].strip() for key in overrides}
+    length = [] if keys & {"minutes", "steps"} else [f"minutes={MINUTES:g}"]
+    settings, course = _course(policy, data, [*overrides, *length])
+    with _StopSignals() as stopped:
+        complete = train(course, settings, out, _Lines(), lambda: stopped.asked)
+    if not complete:
+        print(f"Stopped; the same command goes on. Checkpoint: {out / 'training' / policy}")
+        return STOPPED
+    print(f"Weights: {out / policy}.safetensors\nCard:    {out / policy}.card.json")
+    print(f"Curves:  tensorboard --logdir {out / 'training'}")
+    return DONE
+
+
+def _course(policy: str, data: Sequence[Path], overrides: Sequence[str]) -> tuple[TrainingSettings, Course]:
+    """The settings and what is learned from; mistakes in the settings are found before data is read."""
+    from promof_hpc.config import load_config
+    from promof_hpc.config.pretrain import ChemistTraining, EngineerTraining
+    from promof_hpc.policy.training_data import TrainingData
+
+    if policy == "chemist":
+        from promof_hpc.policy.chemist_course import ChemistCourse
+
+        chemist = load_config(ChemistTraining, None, overrides)
+        return chemist, ChemistCourse(TrainingData.read(data, molecules=False), chemist)
+    from promof_hpc.policy.engineer_course import EngineerCourse
+
+    engineer = load_config(EngineerTraining, None, overrides)
+    return engineer, EngineerCourse(TrainingData.read(data), engineer)
+
+
+class _StopSignals:
+    """Whether TERM or INT has come: training then ends after its step, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _StopSignals:
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class _Lines:
+    """Progress as plain lines: every look at the validation part, and the training loss every so often."""
+
+    def __init__(self) -> None:
+        self._printed = 0.0
+
+    def __call__(self, look: Look) -> None:
+        if not look.validation and time.monotonic() - self._printed < LINE_EVERY_S:
+            return
+        self._printed = time.monotonic()
+        left = look.elapsed_s * (1.0 / look.share - 1.0) if look.share > 0 else float("nan")
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in look.losses.items())
+        part = "validation" if look.validation else "training"
+        print(
+            f"step {look.step} ({look.share:.0%}; {duration(max(0.0, left))} left) {part}: {losses}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip

@@ -1,0 +1,173 @@
+"""How far an assembly is from closing its contacts without overlaps.
+
+E = sum |donor - site|² + w_b sum |back - behind|² + w_r sum (touching - d)₊² + w_v (ln V_least/V)₊², all in Å².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promof_hpc.assembly.snap_ends import Ends
+from promof_hpc.assembly.snap_overlap import Overlaps, Reach
+from promof_hpc.assembly.stack import Poses, Stack, per_atom, place
+
+
+@dataclass(frozen=True)
+class Rig:
+    """What is fixed about B assemblies while they are snapped.
+
+    Attributes:
+        fixed: the blocks.
+        ends: their ends.
+        reach: which atoms repel.
+        least_volume: cell volume in Å³ below which the cell is pushed to grow, [B].
+    """
+
+    fixed: Stack
+    ends: Ends
+    reach: Reach
+    least_volume: Tensor
+
+    def take(self, rows: Tensor) -> Rig:
+        """The assemblies `rows`."""
+        return Rig(
+            self.fixed.take(rows.tolist()), self.ends.take(rows), self.reach.take(rows), self.least_volume[rows]
+        )
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Which donor each site waits for.
+
+    Attributes:
+        donor: number of the donor, int64 [B, M].
+        shift: cell image of its block relative to the node's, [B, M, 3].
+    """
+
+    donor: Tensor
+    shift: Tensor
+
+    def take(self, rows: Tensor) -> Matched:
+        """The assemblies `rows`."""
+        return Matched(self.donor[rows], self.shift[rows])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms of the energy relative to the site-donor squares.
+
+    Attributes:
+        behind: of the points behind donors.
+        repulsion: of overlaps.
+        volume: of the least volume, in Å².
+    """
+
+    behind: float
+    repulsion: float
+    volume: float
+
+
+@dataclass(frozen=True)
+class Points:
+    """Cartesian coordinates in Å of everything that the energy looks at.
+
+    Attributes:
+        atoms: [B, A, 3].
+        sites, behinds: where nodes want donors and the points behind them, [B, M, 3].
+        donors, backs: where they are, in the order of the donors, [B, M, 3].
+    """
+
+    atoms: Tensor
+    sites: Tensor
+    behinds: Tensor
+    donors: Tensor
+    backs: Tensor
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Residuals of the energy, unweighted.
+
+    Attributes:
+        sites, behinds: from site to matched donor, and from the point behind to that behind the donor, in Å, [B, M, 3].
+        span: from the node's centroid to that of the linker's image in Å, [B, M, 3].
+        between: from the first atom of each close pair to the second in Å, [B, Q, 3].
+        overlap: how deep each pair overlaps in Å, [B, Q].
+        volume: (ln V_least/V)₊, [B].
+    """
+
+    sites: Tensor
+    behinds: Tensor
+    span: Tensor
+    between: Tensor
+    overlap: Tensor
+    volume: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """Assemblies in their present poses, with contacts, close pairs and everything measured."""
+
+    rig: Rig
+    poses: Poses
+    matched: Matched
+    overlaps: Overlaps
+    points: Points
+    gaps: Gaps
+
+    def energy(self, weights: Weights) -> Tensor:
+        """Energy in Å², [B]."""
+        gaps = self.gaps
+        contacts = (gaps.sites**2).sum((1, 2)) + weights.behind * (gaps.behinds**2).sum((1, 2))
+        return contacts + weights.repulsion * (gaps.overlap**2).sum(1) + weights.volume * gaps.volume**2
+
+
+def view(rig: Rig, poses: Poses, matched: Matched, overlaps: Overlaps) -> View:
+    """Measure assemblies with these contacts and close pairs."""
+    points = points_of(rig, poses)
+    return View(rig, poses, matched, overlaps, points, _gaps(rig, poses, points, matched, overlaps))
+
+
+def points_of(rig: Rig, poses: Poses) -> Points:
+    """Where atoms and sites are."""
+    ends = rig.ends
+    atoms = place(rig.fixed, poses)
+    turn = per_atom(poses.rotations, ends.site_block)
+    centre = per_atom(poses.centroids, ends.site_block)
+    sites, behinds = (torch.einsum("bmij,bmj->bmi", turn, x) + centre for x in (ends.site, ends.behind))
+    return Points(atoms, sites, behinds, mean_of_donors(ends, atoms), mean_of_backs(ends, atoms))
+
+
+def mean_of_donors(ends: Ends, values: Tensor) -> Tensor:
+    """Mean of atom values [B, A, c] over the atoms of every donor, [B, M, c]."""
+    return _mean(values, ends.donor, ends.donor_weight)
+
+
+def mean_of_backs(ends: Ends, values: Tensor) -> Tensor:
+    """Mean of atom values [B, A, c] over the atoms behind every donor, [B, M, c]."""
+    return _mean(values, ends.back, ends.back_weight)
+
+
+def _mean(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    picked = per_atom(values, index.flatten(1)).unflatten(1, index.shape[1:])
+    return (picked * weight[..., None]).sum(2)
+
+
+def _gaps(rig: Rig, poses: Poses, points: Points, matched: Matched, overlaps: Overlaps) -> Gaps:
+    real = rig.ends.sites[..., None]
+    shift = matched.shift @ poses.cells
+    linker = torch.gather(rig.ends.donor_block, 1, matched.donor)
+    first, second = (per_atom(points.atoms, x) for x in (overlaps.first, overlaps.second))
+    between = second + overlaps.shift @ poses.cells - first
+    volume = torch.linalg.det(poses.cells).abs()
+    return Gaps(
+        sites=torch.where(real, per_atom(points.donors, matched.donor) + shift - points.sites, 0.0),
+        behinds=torch.where(real, per_atom(points.backs, matched.donor) + shift - points.behinds, 0.0),
+        span=per_atom(poses.centroids, linker) + shift - per_atom(poses.centroids, rig.ends.site_block),
+        between=between,
+        overlap=(overlaps.touching - between.norm(dim=-1)).clamp_min(0.0),
+        volume=(rig.least_volume / volume).log().clamp_min(0.0),
+    )

@@ -1,0 +1,209 @@
+"""The campaign: a strategy proposes rounds, the farm evaluates them, and the strategy learns, under one exact budget.
+
+    propose -> cut to the budget -> candidates -> (farm) results -> seal -> judge -> learn -> checkpoint -> next round
+
+Everything that the loop has decided lies in the run directory before the next step begins. What is there already is
+never done again, so a campaign that was killed at any moment goes on as if nothing had been. Round r is proposed by
+exactly the policy that has learned from the rounds up to r - 1 - lookahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from promof_hpc.config import DesignConfig
+from promof_hpc.design.evaluated import Evaluated
+from promof_hpc.design.issuing import cut_groups, issue
+from promof_hpc.design.learned import LearnedRound, masked, publish_learned
+from promof_hpc.design.proposal_shard import proposal_shard, read_asked, read_proposals
+from promof_hpc.design.strategy import Judged, Proposal, Round, Strategy
+from promof_hpc.errors import PromofError
+from promof_hpc.store.candidates import cut_batches
+from promof_hpc.store.checkpoint import newest_checkpoint, save_checkpoint, sweep_checkpoints
+from promof_hpc.store.results import seal
+from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.schema import Evaluation
+from promof_hpc.store.shard import Shard, write_shard
+from promof_hpc.structure import Structure
+
+
+class Ending(StrEnum):
+    """Why a campaign proposes no more."""
+
+    SPENT = "the budget is spent"
+    PROPOSAL_CAP = "the cap on proposals was reached before the budget was spent"
+    NOTHING_LEFT = "the strategy has nothing more to propose"
+
+
+class Phase(StrEnum):
+    """What a campaign is about to do with a round; it can be stopped before each."""
+
+    PROPOSE = "proposing"
+    EVALUATE = "evaluating"
+    LEARN = "learning"
+
+
+class Scorer(Protocol):
+    """What is the same for every strategy; `design.scoring` makes the real one."""
+
+    def identify(self, structure: Structure) -> str:
+        """Evaluation id of a structure; raises `Refused` where the potential cannot score it."""
+        ...
+
+    def targets(self, number: int) -> Sequence[Mapping[str, float]]:
+        """What a round is to look for; the same whenever it is asked."""
+        ...
+
+    def judge(
+        self, asked: Round, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]
+    ) -> list[Judged]:
+        """What the proposals are worth, in their order; None stands where there was no evaluation."""
+        ...
+
+    def remember(self, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]) -> None:
+        """Take notice of a round that was judged before a restart."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a campaign has others do.
+
+    Attributes:
+        wait: returns once every batch of a round has its result; raises what stops the campaign.
+        safe_point: told what comes next and for which round; raises what stops the campaign.
+        tell: told what a person should know.
+    """
+
+    wait: Callable[[int], None]
+    safe_point: Callable[[Phase, int], None] = lambda phase, number: None
+    tell: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Campaign:
+    """A campaign in its run directory.
+
+    Attributes:
+        config: with the budget as it now is.
+        strategy: in its first state.
+        learned: rounds that the strategy has learned from.
+        proposed: rounds that have candidates.
+        proposals: how many proposals they hold.
+    """
+
+    run: RunDir
+    config: DesignConfig
+    strategy: Strategy
+    scorer: Scorer
+    hands: Hands
+    learned: int = 0
+    proposed: int = 0
+    proposals: int = 0
+    evaluated: Evaluated = field(init=False)
+    _dry: bool = False
+
+    def __post_init__(self) -> None:
+        self.evaluated = Evaluated(self.run)
+        for number in self.run.round_numbers():
+            self._take_in(number, read_round(self.run, number))
+
+    def pursue(self) -> Ending:
+        """Go on until there is nothing more to propose and every round has been learned from."""
+        self._restore()
+        while True:
+            ending = self._why_no_more()
+            while ending is None and self.proposed <= self.learned + self.config.rounds.lookahead:
+                self._propose()
+                ending = self._why_no_more()
+            if ending is not None and self.learned == self.proposed:
+                return ending
+            self._learn()
+
+    @property
+    def room(self) -> int:
+        """Evaluations that the budget still allows."""
+        return (self.config.budget or 0) - len(self.evaluated)
+
+    def _why_no_more(self) -> Ending | None:
+        if self.room <= 0:
+            return Ending.SPENT
+        if self._dry:
+            return Ending.NOTHING_LEFT
+        cap = self.config.rounds.proposals_per_evaluation * (self.config.budget or 0)
+        return Ending.PROPOSAL_CAP if self.proposals >= cap else None
+
+    def _restore(self) -> None:
+        """Take up the newest state that can be used; rounds after it are learned from again, in the same way."""
+        sweep_checkpoints(self.run)
+        found = newest_checkpoint(self.run)
+        for problem in found.skipped:
+            self.hands.tell(f"A checkpoint cannot be used, an earlier one is: {problem}.")
+        if found.folder is None:
+            return
+        if found.number > self.proposed:
+            raise PromofError(
+                f"{self.run.path} has a checkpoint of {found.number} rounds but candidates of {self.proposed}; "
+                f"restore the missing folders in {self.run.rounds}, or begin another run."
+            )
+        self.strategy.load(found.folder)
+        for number in range(found.number):
+            self.hands.wait(number)  # complete, unless somebody removed a damaged result
+            shard = read_round(self.run, number)
+            proposals = read_proposals(shard, self.evaluated.structure)
+            self.scorer.remember(proposals.items, self.evaluated.results(_ids(shard)))
+        self.learned = found.number
+
+    def _propose(self) -> None:
+        number = self.proposed
+        self.hands.safe_point(Phase.PROPOSE, number)
+        asked = Round(number, self.config.seed, self.room, len(self.evaluated), self.scorer.targets(number))
+        proposals = self.strategy.propose(asked)
+        issued = issue(proposals.items, self.scorer.identify, self.evaluated, self.room)
+        sizes = [len(c.structure) for c in issued.candidates]
+        batches = cut_batches(sizes, self.config.farm.batch_structures, self.config.farm.batch_atoms)
+        attrs = {"strategy": self.config.strategy}
+        self.run.make_round(number)
+        write_shard(self.run.candidates(number), proposal_shard(asked, proposals, issued, batches, attrs))
+        self._take_in(number, read_round(self.run, number))
+
+    def _learn(self) -> None:
+        """Judge a round and learn from it; strategy and judge see what is stored, never what was in memory."""
+        number = self.learned
+        self.hands.safe_point(Phase.EVALUATE, number)
+        self.hands.wait(number)
+        seal(self.run, number)
+        self.hands.safe_point(Phase.LEARN, number)
+        shard = read_round(self.run, number)
+        asked = read_asked(shard, self.scorer.targets(number))
+        proposals = read_proposals(shard, self.evaluated.structure)
+        judged = self.scorer.judge(asked, proposals.items, self.evaluated.results(_ids(shard)))
+        cut = cut_groups(proposals.items)
+        used = tuple(p.group not in cut for p in proposals.items)
+        # a round without proposals, the last of a strategy that has no more, has nothing to teach
+        signals = self.strategy.learn(asked, proposals, masked(judged, used)) if proposals.items else {}
+        names = tuple(p.name for p in proposals.items)
+        publish_learned(self.run, LearnedRound(number, names, tuple(judged), used, signals))
+        save_checkpoint(self.run, number + 1, self.strategy.save)
+        self.learned = number + 1
+
+    def _take_in(self, number: int, shard: Shard) -> None:
+        """Count a round that has its candidates."""
+        if number != self.proposed:
+            raise PromofError(
+                f"{self.run.path} has no round {self.proposed} but a round {number}; restore the missing folder in "
+                f"{self.run.rounds}, or begin another run."
+            )
+        self.evaluated.add(number, shard)
+        count = len(shard.arrays["entry_name"])
+        self.proposed += 1
+        self.proposals += count
+        self._dry = count == 0
+
+
+def _ids(shard: Shard) -> list[str]:
+    """Evaluation id of every proposal; empty where there is none."""
+    return [str(e) for e in shard.arrays["entry_evaluation_id"]]

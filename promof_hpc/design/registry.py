@@ -1,0 +1,49 @@
+"""Which strategies there are, by name; each is imported only when it is built."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from promof_hpc.config import DesignConfig
+from promof_hpc.config.section import nearest
+from promof_hpc.design.strategy import Strategy
+from promof_hpc.errors import UsageError
+
+STRATEGIES = {
+    "promof": "promof_hpc.design.hgrpo:Promof",
+    "sample": "promof_hpc.design.sample:Sample",
+    "sample_filter": "promof_hpc.design.sample:SampleFilter",
+    "genetic": "promof_hpc.design.genetic:Genetic",
+    "random": "promof_hpc.design.random_search:RandomSearch",
+    "external": "promof_hpc.design.external:External",
+}
+"""Where each is: a class that is called with the run's configuration."""
+
+
+def build(config: DesignConfig) -> Strategy:
+    """The strategy that a configuration names, registered or a user's own `module:Class`, in its first state.
+
+    Raises:
+        UsageError: it is not known, cannot be imported or cannot be made from this configuration.
+    """
+    name = config.strategy
+    known = ", ".join(STRATEGIES)
+    place = STRATEGIES.get(name, name)
+    module_name, colon, class_name = place.partition(":")
+    if not colon:
+        hint = nearest(name, STRATEGIES)
+        raise UsageError(f"Unknown strategy '{name}'{hint}. Known: {known}, or your own as module:Class.")
+    try:
+        make: Callable[[DesignConfig], Strategy] = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        if name in STRATEGIES:  # a part of this package: its own defect, or a dependency that is not installed
+            raise
+        raise UsageError(
+            f"Cannot load the strategy '{name}' ({error}); is its module in PYTHONPATH? Known: {known}."
+        ) from error
+    strategy = make(config)
+    missing = [m for m in ("propose", "learn", "save", "load") if not callable(getattr(strategy, m, None))]
+    if missing:
+        raise UsageError(f"The strategy '{name}' has no method {', '.join(missing)}; design/strategy.py says what for.")
+    return strategy

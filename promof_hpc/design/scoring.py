@@ -1,0 +1,94 @@
+"""How a campaign identifies, aims and judges, the same for every strategy: evaluation ids, targets, rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from promof_hpc.config import DesignConfig
+from promof_hpc.design.reward import Materials, Yardstick, judge, kind_by_blocks
+from promof_hpc.design.strategy import Judged, Proposal, Round
+from promof_hpc.design.tasks import targets
+from promof_hpc.errors import UsageError
+from promof_hpc.physics.energies import ReferenceSet, load_reference
+from promof_hpc.physics.evaluate import evaluation_id, refuse_unscorable
+from promof_hpc.physics.potential import Potential
+from promof_hpc.store.schema import Evaluation
+from promof_hpc.structure import Structure
+
+
+@dataclass
+class Scoring:
+    """What stands between strategies and numbers.
+
+    Attributes:
+        config: of the run.
+        potential: for its identity; it computes nothing here.
+        reference: of the potential; None where stability does not count.
+        known: component sets of known MOFs, for tasks that ask for new ones.
+        materials: what earlier rounds evaluated.
+    """
+
+    config: DesignConfig
+    potential: Potential
+    reference: ReferenceSet | None
+    known: Collection[str] = frozenset()
+    materials: Materials = field(default_factory=lambda: Materials(kind_by_blocks))
+
+    def __post_init__(self) -> None:
+        self._yardstick = Yardstick.of(self.config, self.reference, self.known)
+
+    def identify(self, structure: Structure) -> str:
+        """Evaluation id of a canonical structure.
+
+        Raises:
+            Refused: the potential cannot score it, so that it would be no evaluation.
+        """
+        refuse_unscorable(structure, self.config.evaluation, self.potential)
+        return evaluation_id(structure, self.potential, self.config.evaluation)
+
+    def targets(self, number: int) -> list[dict[str, float]]:
+        """What a round is to look for, drawn from the run's seed and its number."""
+        generator = Round(number, self.config.seed, 0, 0, ()).generator("targets")
+        return targets(self._yardstick.task, self.config.rounds.targets, self.config.assembly.atom_cap, generator)
+
+    def judge(
+        self, asked: Round, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]
+    ) -> list[Judged]:
+        """What the proposals of a round are worth; later rounds are judged with these materials in mind."""
+        judged = judge(asked, proposals, evaluations, self._yardstick, self.materials)
+        self.remember(proposals, evaluations)
+        return judged
+
+    def remember(self, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]) -> None:
+        """Count the materials of a round that was judged before a restart."""
+        self.materials.add(proposals, [None if e is None else e.row for e in evaluations])
+
+
+def reference_of(config: DesignConfig, potential: Potential) -> ReferenceSet | None:
+    """The reference set that rewards are measured with.
+
+    Raises:
+        UsageError: stability counts and there is none for this potential.
+    """
+    found = load_reference(config.reference, potential.id, potential.weights_sha256)
+    if found is None and config.reward.stability_weight > 0:
+        raise UsageError(
+            f"No reference set for {potential.id} with weights {potential.weights_sha256[:12]}…: the stability reward "
+            "needs one. Make it with `promof reference build --set evaluation.potential.name="
+            f"{config.evaluation.potential.name}` and set reference to its file, or set reward.stability_weight=0."
+        )
+    return found
+
+
+def known_sets(config: DesignConfig) -> frozenset[str]:
+    """Component sets of the training MOFs, where the task asks for new ones.
+
+    Raises:
+        UsageError: the training set is not there.
+    """
+    if config.task.name != "energy":
+        return frozenset()
+    from promof_hpc.design.libraries import Libraries
+
+    return frozenset(Libraries.read(config.policy.data).sequences)

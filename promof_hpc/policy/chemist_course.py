@@ -1,0 +1,93 @@
+"""How the chemist is pretrained: next-token likelihood of the component sets of known MOFs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promof_hpc.chem.sequence import UNK
+from promof_hpc.config.pretrain import ChemistTraining
+from promof_hpc.policy.batches import BatchOrder
+from promof_hpc.policy.chemist import Chemist, ChemistSettings, Dropout
+from promof_hpc.policy.conditions import Conditions
+from promof_hpc.policy.random_smiles import rewritten
+from promof_hpc.policy.sampling import log_probs, padded, said_mask
+from promof_hpc.policy.training_data import TrainingData, energies_of, labels_of
+from promof_hpc.policy.weights import save_chemist
+
+
+class ChemistCourse:
+    """Next-token likelihood of the component sets of known MOFs under their own properties."""
+
+    policy = "chemist"
+
+    def __init__(self, data: TrainingData, settings: ChemistTraining):
+        """Take the training set.
+
+        Raises:
+            UsageError: the energies' reference set cannot be read.
+        """
+        energies = energies_of(settings.energies)
+        self._settings, self._vocabulary = settings, data.vocabulary
+        labels = [labels_of(m, energies) for m in data.train]
+        self.conditions = Conditions.of(labels)
+        self._texts = [m.sequence for m in data.train]
+        self._wanted = self.conditions.encode([_named(x, self.conditions) for x in labels])
+        self._order = BatchOrder(
+            [len(data.vocabulary.encode(t)) for t in self._texts], settings.batch_tokens, 1.0, settings.seed
+        )
+        unknown = data.vocabulary.number_of[UNK]
+        held_out = [m for m in data.val if unknown not in data.vocabulary.encode(m.sequence)]
+        self._val_tokens, self._val_lengths = padded([data.vocabulary.encode(m.sequence) for m in held_out])
+        self._val_wanted = self.conditions.encode([_named(labels_of(m, energies), self.conditions) for m in held_out])
+        torch.manual_seed(settings.seed)
+        self.network = Chemist(
+            ChemistSettings(len(data.vocabulary), len(self.conditions), settings.width, settings.depth, settings.heads)
+        )
+        self.identity: Mapping[str, Any] = {
+            "data_sha256": data.digest, "mofs": len(self._texts), "validation_mofs": len(held_out),
+            "labels": dict(zip(self.conditions.names, self.conditions.labels, strict=True)),
+        }  # fmt: skip
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean negative log-likelihood of a token in nat."""
+        items = self._order.batch(step)
+        chance = torch.rand(len(items), generator=generator)
+        texts = [self._texts[k] for k in items]
+        for k in torch.nonzero(chance < self._settings.random_smiles)[:, 0].tolist():
+            texts[k] = rewritten(texts[k], int(torch.randint(2**31 - 1, (), generator=generator)), self._vocabulary)
+        tokens, lengths = padded([self._vocabulary.encode(t) for t in texts])
+        wanted = self._hidden(self._wanted[items], generator)
+        table = self.network(tokens[:, :-1], wanted, Dropout(self._settings.dropout, generator))
+        said = said_mask(tokens, lengths)[:, 1:]
+        return {"loss": -table.gather(2, tokens[:, 1:, None])[..., 0][said].mean()}
+
+    def validate(self, network: Chemist) -> dict[str, float]:
+        """The same on held-out MOFs, given their properties and given none; `loss` is the mean of the two."""
+        said = said_mask(self._val_tokens, self._val_lengths).sum()
+        nothing = torch.full_like(self._val_wanted, math.nan)
+        given, none = (
+            -float(log_probs(network, self._val_tokens, self._val_lengths, x).sum() / said)
+            for x in (self._val_wanted, nothing)
+        )
+        return {"loss": (given + none) / 2, "conditional": given, "unconditional": none}
+
+    def save(self, folder: Path, network: Chemist) -> str:
+        """Write the chemist with vocabulary and statistics of its conditions."""
+        return save_chemist(folder, network, self._vocabulary, self.conditions)
+
+    def _hidden(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """Conditions [b, P] with noise, some of them and some rows as a whole hidden."""
+        noisy = wanted + self._settings.condition_noise * torch.randn(wanted.shape, generator=generator)
+        single = torch.rand(wanted.shape, generator=generator) < self._settings.drop_share
+        whole = torch.rand(len(wanted), 1, generator=generator) < self._settings.null_share
+        return noisy.masked_fill(single | whole, math.nan)
+
+
+def _named(labels: Mapping[str, float], conditions: Conditions) -> dict[str, float]:
+    return {name: value for name, value in labels.items() if name in conditions.names}

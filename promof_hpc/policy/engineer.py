@@ -1,0 +1,364 @@
+"""The engineer: a Transformer over all atoms of a cell that predicts the finished crystal from any state on the way.
+
+It is MOFFlow-2's structure predictor with dense attention (see `policy.layers`) and the same parameters under the same
+names. Options that the released model does not have sit in modules of their own: node sites as tokens, distances and
+displacements to the nearest periodic image, heads that predict relative to the present state, a contact head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from promof_hpc.assembly.stack import Stack, per_atom
+from promof_hpc.geometry.lattice import cells_of, nearest_image
+from promof_hpc.policy.contact_head import ContactHead
+from promof_hpc.policy.features import FEATURES, NONE, Inputs, Places, inputs_of, places
+from promof_hpc.policy.layers import (
+    Head,
+    Layer,
+    PairAttention,
+    Pairs,
+    Smearing,
+    mlp,
+    start_at_zero,
+    waves_of_number,
+    waves_of_time,
+)
+from promof_hpc.policy.state import State, centred
+
+ATOM_TYPES = 100
+TYPE_WIDTH = 64
+TIME_WIDTH = 64
+POOL_REACH_ANG = 20.0
+TORSION_REACH_ANG = 5.0
+FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of the lowest-numbered atoms as there are
+FIRST_TORSION_ATOMS = 24
+ANG_PER_NM = 10.0
+DISPLACEMENT_ANG = 5.0  # displacements are given to the attention in this unit
+OFFSET_ANG = 2.0  # and offsets from the block's centroid to the tokens in this
+CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
+LATTICE_SPREADS = ((4.6, 0.30), (3.0, 0.25))  # of the prior, and of crystals: lengths in Å, angles in rad
+LATTICE_MEANS = (11.5, 1.57)
+
+
+@dataclass(frozen=True)
+class EngineerSettings:
+    """Size and options of an engineer; stored beside its weights.
+
+    Attributes:
+        width: of a token.
+        layers, heads, gaussians: of the trunk.
+        reach_ang: distance in Å up to which Gaussians stand.
+        neighbor_rule: `all`, or the `first_by_index` within `reach_ang` that the released weights were trained with.
+        periodic: distances to the nearest image in the present cell.
+        directions: displacements beside distances.
+        hydrogens: whether hydrogen on carbon is seen.
+        sites: whether the sites of nodes are tokens; tokens then also know their end's direction and their place in
+            the block.
+        relative: heads predict the change from the best guess that needs no network (see `guess`).
+        contact: whether there is a contact head.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    gaussians: int = 24
+    reach_ang: float = 12.0
+    neighbor_rule: Literal["all", "first_by_index"] = "all"
+    periodic: bool = True
+    directions: bool = True
+    hydrogens: bool = False
+    sites: bool = True
+    relative: bool = True
+    contact: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stays the same at every step.
+
+    Attributes:
+        fixed: the components.
+        inputs: tokens and ends.
+        static: part of the first layer's output that depends on neither pose nor time, [B, N, D].
+    """
+
+    fixed: Stack
+    inputs: Inputs
+    static: Tensor
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The finished crystal as predicted from a state.
+
+    Attributes:
+        lattice: lengths in Å and angles in rad, [B, 6].
+        turns: any matrix near the rotation of each block from its present to its final pose, [B, K, 3, 3].
+        centroids: in Å with zero mean over the blocks, [B, K, 3].
+        torsions: anything near (cos, sin) of each final angle, [B, T, 2].
+        contacts: logits [B, E, E] (node end, linker end); None where they were not asked for.
+    """
+
+    lattice: Tensor
+    turns: Tensor
+    centroids: Tensor
+    torsions: Tensor
+    contacts: Tensor | None = None
+
+
+class InitialEmbed(nn.Module):
+    """From atom types, chemistry, coordinates, lattice and time to tokens."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.atom_type_embed = nn.Embedding(ATOM_TYPES, TYPE_WIDTH)
+        self.linear_out = nn.Linear(TYPE_WIDTH + FEATURES + 3 + 6 + TIME_WIDTH, width)
+
+    def static(self, types: Tensor, chemistry: Tensor) -> Tensor:
+        """The part of types [B, N] and features [B, N, 38]."""
+        known = torch.cat([self.atom_type_embed(types.clamp_max(ATOM_TYPES - 1)), chemistry], -1)
+        return functional.linear(known, self.linear_out.weight[:, : TYPE_WIDTH + FEATURES], self.linear_out.bias)
+
+    def forward(self, static: Tensor, points: Tensor, lattice: Tensor, t: Tensor) -> Tensor:
+        """Tokens [B, N, D] from the static part, points [B, N, 3] (nm), lattice [B, 6] (nm, rad) and time [B]."""
+        weight = self.linear_out.weight[:, TYPE_WIDTH + FEATURES :]
+        whole = functional.linear(torch.cat([lattice, waves_of_time(t, TIME_WIDTH)], -1), weight[:, 3:])
+        return static + functional.linear(points, weight[:, :3]) + whole[:, None]
+
+
+class TorsionOutput(PairAttention):
+    """(cos, sin) of torsions from their four atoms and what surrounds the middle bond."""
+
+    def __init__(self, width: int, heads: int, gaussians: int):
+        super().__init__(width, heads, gaussians)
+        self.edge_dist_embedder = Smearing(TORSION_REACH_ANG, gaussians)
+        self.dihedral_proj = nn.Linear(4 * width, width)
+        self.torsion_output = mlp(width, 2)
+
+    def predict(self, four: Tensor, tokens: Tensor, distances: Tensor, blocked: Tensor) -> Tensor:
+        """Outputs [B, T, 2] from the tokens of the four atoms [B, T, 4, D].
+
+        Args:
+            tokens: [B, N, D].
+            distances: of tokens from the middles of the bonds in Å, [B, T, N].
+            blocked: True for tokens that a torsion does not see, [B, T, N].
+        """
+        query = self.dihedral_proj(four.flatten(2)) + self.dihedral_proj(four.flip(2).flatten(2))
+        seen = self(query, tokens, Pairs(self.edge_dist_embedder(distances), blocked))
+        result: Tensor = self.torsion_output(seen)
+        return result
+
+
+class Pool(PairAttention):
+    """Tokens of blocks from the tokens of their atoms."""
+
+    def __init__(self, width: int, heads: int, gaussians: int):
+        super().__init__(width, heads, gaussians)
+        self.edge_dist_embedder = Smearing(POOL_REACH_ANG, gaussians)
+
+    def pool(self, tokens: Tensor, distances: Tensor, member: Tensor) -> Tensor:
+        """Blocks [B, K, D] from tokens [B, N, D].
+
+        Args:
+            distances: of each token from the centroid of its own block in Å, [B, N].
+            member: True for a block's own tokens, [B, K, N].
+        """
+        summed = member.to(tokens.dtype) @ tokens
+        smeared = self.edge_dist_embedder(distances[:, None]).expand(-1, member.shape[1], -1, -1)
+        result: Tensor = self(summed, tokens, Pairs(smeared, ~member))
+        return result
+
+
+class Engineer(nn.Module):
+    """The velocity of the flow, as a prediction of the finished crystal."""
+
+    def __init__(self, settings: EngineerSettings | None = None):
+        """Make an engineer with random weights (from torch's global generator, as all of torch's layers)."""
+        super().__init__()
+        self.settings = s = settings or EngineerSettings()
+        self.initial_embed = InitialEmbed(s.width)
+        self.interaction_layers = nn.ModuleList(
+            Layer(s.width, s.heads, s.gaussians, s.reach_ang, s.directions) for _ in range(s.layers)
+        )
+        self.final_pool = Pool(s.width, s.heads, s.gaussians)
+        self.rotation_output = Head("rot_output", s.width, 9)
+        self.translation_output = Head("trans_output", s.width, 3)
+        self.lattice_output = Head("lattice_output", s.width, 6)
+        self.torsion_output = TorsionOutput(s.width, s.heads, s.gaussians)
+        if s.sites:
+            self.role_embed = nn.Embedding(3, s.width)  # other, donor, site
+            self.direction_embed = nn.Linear(3, s.width, bias=False)
+            self.offset_embed = nn.Linear(3, s.width, bias=False)
+        self.contact_head = ContactHead(s.width) if s.contact else None
+        if s.relative:
+            for head in (self.rotation_output, self.translation_output, self.lattice_output):
+                start_at_zero(head.net)
+            start_at_zero(self.torsion_output.torsion_output)
+
+    def prepare(self, fixed: Stack, order: Tensor | None = None, inputs: Inputs | None = None) -> Prepared:
+        """The inputs that no pose changes, with gradients where they are on.
+
+        Args:
+            order: number of each block, int64 [B, K]; equal blocks may be numbered in any way. None: as they stand.
+            inputs: from `inputs(fixed)`, where they are at hand.
+        """
+        inputs = self.inputs(fixed) if inputs is None else inputs
+        if order is None:
+            order = torch.arange(fixed.blocks.shape[1], device=fixed.blocks.device).expand_as(fixed.blocks)
+        static = self.initial_embed.static(inputs.types, inputs.chemistry)
+        static = static + waves_of_number(per_atom(order, inputs.block), self.settings.width).to(static)
+        if self.settings.sites:
+            static = static + self.role_embed(inputs.donor.long() + 2 * inputs.site.long())
+        return Prepared(fixed, inputs, static)
+
+    def inputs(self, fixed: Stack) -> Inputs:
+        """The tokens that this engineer sees of a stack; no parameters."""
+        return inputs_of(fixed, hydrogens=self.settings.hydrogens, sites=self.settings.sites)
+
+    def forward(self, prepared: Prepared, state: State, t: Tensor, contacts: bool = False) -> Clean:
+        """The finished crystal as seen from a state at time t [B] (0 noise, 1 data); contacts on request."""
+        inputs, blocks = prepared.inputs, prepared.fixed.blocks
+        here = places(prepared.fixed, inputs, state)
+        cells = cells_of(state.lattice)
+        tokens = self._trunk(prepared, here, state, cells, t)
+        member = inputs.block[:, None, :] == torch.arange(blocks.shape[1], device=blocks.device)[:, None]
+        member = member & inputs.real[:, None, :] & blocks[..., None]
+        from_centre = (here.points - per_atom(state.centroids, inputs.block)).norm(dim=-1)
+        pooled = self.final_pool.pool(tokens, from_centre, member)
+        clean = self._heads(prepared, state, pooled, t)
+        asked = self.contact_head is not None and contacts
+        return Clean(
+            lattice=clean[0],
+            turns=clean[1],
+            centroids=clean[2],
+            torsions=self._torsions(prepared, state, here, tokens, t),
+            contacts=self._contacts(inputs, here, cells, tokens, t) if asked else None,
+        )
+
+    def contact_logits(self, prepared: Prepared, state: State, t: Tensor) -> Tensor:
+        """Logits [B, E, E] of which linker end each node end meets, for poses as reliable as at time t [B].
+
+        Raises:
+            ValueError: the engineer has no contact head.
+        """
+        if self.contact_head is None:
+            raise ValueError("this engineer has no contact head (settings.contact)")
+        here, cells = places(prepared.fixed, prepared.inputs, state), cells_of(state.lattice)
+        tokens = self._trunk(prepared, here, state, cells, t)
+        return self._contacts(prepared.inputs, here, cells, tokens, t)
+
+    def _contacts(self, inputs: Inputs, here: Places, cells: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
+        head = cast(ContactHead, self.contact_head)
+        logits: Tensor = head(tokens, inputs, here, cells, t)
+        return logits
+
+    def _trunk(self, prepared: Prepared, here: Places, state: State, cells: Tensor, t: Tensor) -> Tensor:
+        """Tokens [B, N, D] after all layers."""
+        inputs = prepared.inputs
+        static = prepared.static
+        if self.settings.sites:
+            direction = functional.normalize(here.behind - here.centres, dim=-1)
+            index = inputs.end.clamp_min(0)[..., None].expand(-1, -1, 3)
+            own = torch.gather(direction, 1, index) * (inputs.end != NONE)[..., None] if direction.shape[1] else None
+            static = static if own is None else static + self.direction_embed(own)
+            offset = here.points - per_atom(state.centroids, inputs.block)
+            static = static + self.offset_embed(offset / OFFSET_ANG)
+        x = self.initial_embed(static, here.points / ANG_PER_NM, in_nm(state.lattice), t)
+        pairs = self._pairs(inputs, here.points, cells)
+        for layer in self.interaction_layers:
+            x = layer(x, pairs)
+        return cast(Tensor, x)
+
+    @torch.no_grad()
+    def _pairs(self, inputs: Inputs, points: Tensor, cells: Tensor) -> Pairs:
+        """Smeared distances, displacements and masks of all pairs of tokens, once for all layers."""
+        s, (b, n, _) = self.settings, points.shape
+        displacement = points[:, None] - points[:, :, None]  # [B, i, j, 3] from i to j
+        if s.periodic:
+            displacement = nearest_image(displacement, cells)
+        distances = displacement.norm(dim=-1)
+        features = points.new_empty(b, n, s.gaussians + 3 * s.directions, n)
+        smearing = cast(Layer, self.interaction_layers[0]).edge_dist_embedder
+        smearing.fill(features[:, :, : s.gaussians], distances)
+        if s.directions:
+            features[:, :, s.gaussians :] = displacement.transpose(-1, -2) / DISPLACEMENT_ANG
+        seen = inputs.real[:, None, :]
+        if s.neighbor_rule == "first_by_index":
+            seen = first(seen & (distances < s.reach_ang), FIRST_ATOMS)
+        seen = seen.expand(b, n, n)
+        bonded = torch.gather(seen, 2, inputs.bonded)
+        blocked = ~seen
+        if s.neighbor_rule == "first_by_index":  # a bond edge is there even where the pair is beyond the cap
+            linked = torch.zeros(b, n, n, device=seen.device)
+            linked.scatter_add_(2, inputs.bonded, (inputs.bond >= 0).to(linked))
+            blocked = blocked & (linked == 0)
+        return Pairs(features, blocked, inputs.bonded, inputs.bond, bonded)
+
+    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lattice, turns and centroids from the tokens of blocks [B, K, D]."""
+        blocks = prepared.fixed.blocks
+        real = blocks[..., None].to(pooled.dtype)
+        mean = (pooled * real).sum(1) / real.sum(1).clamp_min(1.0)
+        lattice, turns = self.lattice_output(mean), self.rotation_output(pooled).unflatten(-1, (3, 3))
+        move = centred(self.translation_output(pooled), blocks)
+        if not self.settings.relative:
+            lattice = functional.softplus(lattice)
+            lattice = torch.cat([lattice[:, :3] * ANG_PER_NM, lattice[:, 3:]], -1)
+            return lattice, turns, move * ANG_PER_NM
+        turns = torch.eye(3).to(turns) + (1.0 - t)[:, None, None, None] * turns
+        keep, scale = guess(t[:, None, None], *CENTROID_SPREADS_ANG)
+        move = keep * state.centroids + scale * move
+        mean, before, after = (torch.tensor(x).repeat_interleave(3).to(t) for x in (LATTICE_MEANS, *LATTICE_SPREADS))
+        keep, scale = guess(t[:, None], before, after)
+        lattice = mean + keep * (state.lattice - mean) + scale * lattice
+        return lattice, turns, move
+
+    def _torsions(self, prepared: Prepared, state: State, here: Places, tokens: Tensor, t: Tensor) -> Tensor:
+        """(cos, sin) of the final angles, [B, T, 2]."""
+        quads, inputs = prepared.fixed.quads, prepared.inputs
+        b, count = quads.shape[:2]
+        if not count:
+            return tokens.new_zeros(b, 0, 2)
+        index = torch.gather(inputs.token_of, 1, quads.reshape(b, -1))
+        four = torch.gather(tokens, 1, index[..., None].expand(-1, -1, tokens.shape[-1])).view(b, count, 4, -1)
+        with torch.no_grad():
+            atoms = torch.gather(here.points, 1, index[..., None].expand(-1, -1, 3)).view(b, count, 4, 3)
+            apart = here.points[:, None] - atoms[:, :, 1:3].mean(2)[:, :, None]
+            apart = nearest_image(apart, cells_of(state.lattice)) if self.settings.periodic else apart
+            distances = apart.norm(dim=-1)
+            seen = inputs.real[:, None] & (distances < TORSION_REACH_ANG)
+            if self.settings.neighbor_rule == "first_by_index":
+                seen = first(seen, FIRST_TORSION_ATOMS)
+        out: Tensor = self.torsion_output.predict(four, tokens, distances, ~seen)
+        if not self.settings.relative:
+            return out
+        cosine, sine = state.angles.cos(), state.angles.sin()
+        rest = (1.0 - t)[:, None]
+        x, y = 1.0 + rest * out[..., 0], rest * out[..., 1]
+        return torch.stack([x * cosine - y * sine, x * sine + y * cosine], -1)
+
+
+def guess(t: Tensor, before: float | Tensor, after: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the present state in the best linear guess of the end, and the spread of what is then left to predict.
+
+    For x = (1 - t) x0 + t x1 with independent x0 and x1 of spreads `before` and `after` about one mean, as in the
+    preconditioning of Karras et al. (arXiv 2206.00364).
+    """
+    variance = (t * after) ** 2 + ((1.0 - t) * before) ** 2
+    return t * after**2 / variance, (1.0 - t) * before * after / variance.sqrt()
+
+
+def in_nm(lattice: Tensor) -> Tensor:
+    """Lengths in nm and angles in rad, [B, 6], of lengths in Å and angles in rad."""
+    return torch.cat([lattice[:, :3] / ANG_PER_NM, lattice[:, 3:]], -1)
+
+
+def first(seen: Tensor, count: int) -> Tensor:
+    """The first `count` True entries of the last dimension."""
+    return seen & (seen.cumsum(-1) <= count)

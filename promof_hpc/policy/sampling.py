@@ -1,0 +1,124 @@
+"""Sampling component sets from a chemist, and the log-probabilities of what was sampled.
+
+Sampled is exactly the distribution that `Chemist.forward` gives: temperature 1, nothing cut off. One row's random
+numbers are its own row of a matrix of uniforms drawn before the first token, so the first rows of a larger batch are
+those of a smaller one (but for rounding in the network, which depends on the batch's shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promof_hpc.chem.sequence import BOS, EOS, Vocabulary
+from promof_hpc.policy.chemist import Cache, Chemist
+
+MAX_TOKENS = 320
+LOOK_EVERY = 8  # tokens between two looks whether all are done: each look waits for the device
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled sequences.
+
+    Attributes:
+        tokens: numbers, int64 [B, T]: `<BOS>` first; after `<EOS>` padding with 0.
+        lengths: tokens of each with `<BOS>` and `<EOS>`, int64 [B]; one cut off at T has no `<EOS>`.
+        log_probs: of every token as sampled, float32 [B, T]; 0 for `<BOS>` and padding.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    log_probs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def texts(self, vocabulary: Vocabulary) -> list[str]:
+        """The sequences as text, for `chem.sequence.parse_sequence`."""
+        rows, lengths = self.tokens.tolist(), self.lengths.tolist()
+        return [vocabulary.decode(row[:n]) for row, n in zip(rows, lengths, strict=True)]
+
+
+@torch.no_grad()
+def sample(
+    chemist: Chemist,
+    vocabulary: Vocabulary,
+    conditions: Tensor,
+    generator: torch.Generator,
+    max_tokens: int = MAX_TOKENS,
+) -> Samples:
+    """Write one sequence for every row of `conditions` [B, P] (`Conditions.encode` or `.nothing`).
+
+    Args:
+        generator: on the CPU, wherever the chemist is.
+        max_tokens: longest sequence, `<BOS>` included.
+    """
+    weight = chemist.to_logits.weight
+    rows, device = len(conditions), weight.device
+    chances = torch.rand(rows, max_tokens, generator=generator, dtype=torch.float64).to(device)
+    conditions = conditions.to(device)
+    begin, end = vocabulary.number_of[BOS], vocabulary.number_of[EOS]
+    tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
+    tokens[:, 0] = begin
+    log_probs = torch.zeros(rows, max_tokens, device=device)
+    lengths = torch.ones(rows, dtype=torch.long, device=device)
+    writing = torch.ones(rows, dtype=torch.bool, device=device)
+    cache = Cache(chemist.settings, rows, max_tokens, weight)
+    for t in range(1, max_tokens):
+        log_p = chemist(tokens[:, t - 1 : t], conditions, cache=cache)[:, 0]
+        chosen = _draw(log_p, chances[:, t])
+        tokens[:, t] = torch.where(writing, chosen, 0)
+        log_probs[:, t] = torch.where(writing, log_p.gather(1, chosen[:, None])[:, 0], 0.0)
+        lengths += writing
+        writing = writing & (chosen != end)
+        if t % LOOK_EVERY == 0 and not writing.any():
+            break
+    longest = int(lengths.max()) if rows else 1
+    return Samples(tokens[:, :longest], lengths, log_probs[:, :longest])
+
+
+def distributions(chemist: Chemist, tokens: Tensor, conditions: Tensor) -> Tensor:
+    """Log-probabilities of every token at each place after the first, [B, T - 1, V]; -inf where never said."""
+    return chemist(tokens[:, :-1], conditions)
+
+
+def log_probs(chemist: Chemist, tokens: Tensor, lengths: Tensor, conditions: Tensor) -> Tensor:
+    """Log-probabilities of given tokens, differentiable, [B, T]; 0 for `<BOS>` and padding.
+
+    Args:
+        tokens: int64 [B, T] with `<BOS>` first, as in `Samples`.
+        lengths: int64 [B].
+        conditions: [B, P], those that the tokens were sampled under.
+    """
+    table = distributions(chemist, tokens, conditions)
+    chosen = table.gather(2, tokens[:, 1:, None])[..., 0]
+    said = said_mask(tokens, lengths)[:, 1:]
+    chosen = torch.where(said, chosen, 0.0)  # padding is never said: its -inf must not reach the gradient
+    return torch.cat([torch.zeros_like(chosen[:, :1]), chosen], 1)
+
+
+def said_mask(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """True for the tokens that were chosen: neither `<BOS>` nor padding, [B, T]."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    return (place > 0) & (place < lengths[:, None])
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token numbers of ragged sequences as (tokens [B, T], lengths [B]); 0 pads."""
+    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.long)
+    tokens = torch.zeros(len(sequences), int(lengths.max()) if len(sequences) else 0, dtype=torch.long)
+    for row, sequence in zip(tokens, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+    return tokens, lengths
+
+
+def _draw(log_p: Tensor, chance: Tensor) -> Tensor:
+    """Token whose interval of the cumulated probabilities [B, V] holds `chance` [B] in [0, 1)."""
+    summed = log_p.double().exp().cumsum(-1)
+    token = torch.searchsorted(summed, (chance * summed[:, -1])[:, None], right=True)[:, 0]
+    last = log_p.shape[-1] - 1 - (log_p > -torch.inf).flip(-1).int().argmax(-1)  # rounding may pass the last one
+    return torch.minimum(token, last)
