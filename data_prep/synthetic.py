@@ -17,7 +17,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ class SyntheticSettings:
         chunk: MOFs that are made, and lost by a kill, together.
         tries: assemblies of one pair at most.
         most_energy_ang2: an assembly whose contacts stay further open is not kept.
-        pairs_per_mof: pairs that a chunk may try for each MOF it should hold.
+        pairs_per_mof: pairs that a chunk may try for each MOF it should hold; it ends short where they do not suffice.
     """
 
     count: int
@@ -89,6 +89,7 @@ class SyntheticSummary:
 
 
 MADE = "made"
+DRAWS_PER_PAIR = 10  # draws find old pairs and those of other chunks too
 
 
 def synthesise(
@@ -189,6 +190,11 @@ class _Stock:
     nets: NetLibrary
     prep: PrepSettings
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the MOFs, sorted."""
+        return sorted(self.mofs)
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -210,7 +216,7 @@ def _make_chunk(job: _Job) -> tuple[dict[str, int], float]:
     outcomes: Counter[str] = Counter()
     generator = np.random.default_rng([settings.seed, job.number])
     tried: set[_Pair] = set()
-    for _ in range(settings.pairs_per_mof * wanted):
+    for _ in range(DRAWS_PER_PAIR * settings.pairs_per_mof * wanted * job.chunks):
         pair = _draw(stock, generator)
         if pair is None or pair in tried or _share(pair, job.chunks) != job.number:
             continue
@@ -219,7 +225,7 @@ def _make_chunk(job: _Job) -> tuple[dict[str, int], float]:
         if isinstance(outcome, PreparedMof):
             made[outcome.name] = outcome
         outcomes[MADE if isinstance(outcome, PreparedMof) else outcome] += 1
-        if len(made) == wanted:
+        if len(made) == wanted or len(tried) == settings.pairs_per_mof * wanted:
             break
     write_prepared(job.path, list(made.values()), {"source": "synthetic", "part": "train", "fully_matched": len(made)})
     return dict(outcomes), time.process_time() - start
@@ -263,7 +269,7 @@ def _profile(mof: PreparedMof, block: int) -> Profile:
 
 def _draw(stock: _Stock, generator: np.random.Generator) -> _Pair | None:
     """A random pair that was never seen together; None where the draw finds none."""
-    name = sorted(stock.mofs)[int(generator.integers(len(stock.mofs)))]
+    name = stock.names[int(generator.integers(len(stock.names)))]
     mof = stock.mofs[name]
     parts = component_set(mof.decomposition)
     leaves = sorted(set(parts.linkers))[int(generator.integers(len(set(parts.linkers))))]
@@ -296,11 +302,12 @@ def _make(pair: _Pair, stock: _Stock, settings: SyntheticSettings, name: str) ->
         return "other bite"
     seed = hashlib.sha256(f"{settings.seed} {pair.mof} {pair.leaves} {pair.comes}".encode()).digest()
     generator = np.random.default_rng(np.frombuffer(seed, np.uint32))
-    assembled = assemble_by_net(components, stock.nets, settings.tries, FinishSettings(), generator, enough=1)
+    finish = FinishSettings(good_ang2=settings.most_energy_ang2)
+    assembled = assemble_by_net(components, stock.nets, settings.tries, finish, generator, enough=1)
     if not assembled:
         return "no net"
     passed = [a for a in assembled if a.gate.passed]
-    closed = [a for a in passed if a.snap_energy_ang2 < settings.most_energy_ang2]
+    closed = [a for a in passed if a.snap_energy_ang2 <= settings.most_energy_ang2]
     if not closed:
         return "contacts strained" if passed else "gate"
     return _prepared(name, min(closed, key=lambda a: a.snap_energy_ang2), stock)

@@ -1,4 +1,4 @@
-"""Small policies and libraries for tests: a chemist that has learned a few sets by heart, an engineer that knows nothing."""
+"""Small policies and libraries for tests: a chemist that knows a few sets by heart, an engineer that knows nothing."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def easy_sequences() -> tuple[str, ...]:
     return tuple(found)
 
 
-def policies(folder: Path, steps: int = 100) -> Path:
+def policies(folder: Path, steps: int = 160) -> Path:
     """A folder with both policies; a few seconds."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(tuple(json.loads((SMALL / "vocabulary.json").read_text())))
     conditions = Conditions.of([{"pld_ang": 2.0 + 0.1 * k, "atoms": 10.0 + k} for k in range(40)])
-    chemist = Chemist(ChemistSettings(len(vocabulary), len(conditions), width=64, depth=2, heads=2))
+    chemist = Chemist(ChemistSettings(len(vocabulary), len(conditions), width=64, depth=1, heads=1))
     tokens, lengths = padded([vocabulary.encode(text) for text in easy_sequences()])
     wanted = conditions.encode([{"pld_ang": 4.0, "atoms": 20.0}] * len(tokens))
-    optimiser = torch.optim.Adam(chemist.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(chemist.parameters(), 5e-3)
     for _ in range(steps):
         loss = -log_probs(chemist, tokens, lengths, wanted).sum() / lengths.sum()
         optimiser.zero_grad()

@@ -7,6 +7,7 @@ import numpy as np
 
 from promof_hpc.config import DesignConfig
 from promof_hpc.design.strategy import Proposal, Proposals
+from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.structure import Structure
 
 CELL_ANG = np.diag([4.2, 4.4, 6.5])  # small, because measuring pores takes long in large cells
@@ -102,8 +103,6 @@ class Unbuildable(Drift):
     """Cannot be built."""
 
     def __init__(self, config):
-        from promof_hpc.errors import UsageError
-
         raise UsageError("No weights in nowhere; `promof pretrain` makes them.")
 
 
@@ -113,3 +112,10 @@ class Thinking(Drift):
     def learn(self, asked, proposals, judged):
         time.sleep(15)
         return super().learn(asked, proposals, judged)
+
+
+class Broken(Drift):
+    """Fails when it learns."""
+
+    def learn(self, asked, proposals, judged):
+        raise PromofError("This strategy cannot learn this; try another.")

@@ -36,6 +36,8 @@ class FinishSettings:
         hopeless_ang2: an assembly with more snap energy than this is not decomposed (see `finish`).
         volume_per_atom_ang3: window in Å³ outside of which an assembly is refused: collapsed and blown-up nets close
             their contacts too (MOF-5 has 41, the median MOF 16.5).
+        good_ang2: a structure that passes counts as good, when `assemble_by_net` asks whether it has enough, with at
+            most this snap energy.
         atom_cap: as in the gate.
     """
 
@@ -43,6 +45,7 @@ class FinishSettings:
     keep_net: bool = True
     hopeless_ang2: float = 6.0
     volume_per_atom_ang3: tuple[float, float] = (10.5, 45.0)
+    good_ang2: float = float("inf")
     atom_cap: int = ATOM_CAP
 
 
@@ -129,13 +132,16 @@ def assemble_by_net(
 
     Args:
         count: assemblies at most; fewer where the library has no more starts, none where it has no such net.
-        enough: stop when so many passed the gate, counted after 4, 16, 32, ... assemblies.
+        enough: stop when so many good ones passed the gate, counted after 4, 16, 32, ... assemblies.
         without_skeletons: see `net_starts`.
     """
     starts = net_starts(components, library, count, generator, without_skeletons=without_skeletons)
     done: list[Assembled] = []
     sizes = chain(CHUNKS, repeat(CHUNKS[-1]))
-    while len(done) < len(starts) and (enough is None or sum(a.gate.passed for a in done) < enough):
+    while len(done) < len(starts):
+        good = sum(a.gate.passed and not a.snap_energy_ang2 > settings.good_ang2 for a in done)
+        if enough is not None and good >= enough:
+            break
         some = starts[len(done) : len(done) + next(sizes)]
         fixed = stack([components] * len(some))
         poses = poses_of([s.solution for s in some], fixed)

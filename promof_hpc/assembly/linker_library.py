@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import log
 from pathlib import Path
 
@@ -42,7 +42,8 @@ MOST_OPTIONS = 96  # splits of different patterns that are kept of one linker
 Pattern = tuple[int, ...]
 Offers = tuple[Pattern, ...]
 Ways = tuple[tuple[Split, int], ...]
-Chances = dict[Offers, tuple[Split, float]]
+Chances = dict[Offers, tuple[Split, float]]  # what is offered, a split that offers it, and how likely that is
+FREE: Chances = {(): ((), 1.0)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Option:
     log_weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by library
 class LinkerLibrary:
     """Splits seen in training.
 
@@ -73,54 +74,46 @@ class LinkerLibrary:
 
     linkers: Mapping[str, Ways]
     environments: Mapping[tuple[int, str], Ways]
-    _options: dict[str, tuple[Option, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def options(self, key: str) -> tuple[Option, ...]:
         """Ways to split a linker, the likeliest first, one for every multiset of patterns that it can offer.
 
         Empty where the linker has no donor that training knows, or is no molecule.
         """
-        if key not in self._options:
-            self._options[key] = self._find_options(key)
-        return self._options[key]
-
-    def _find_options(self, key: str) -> tuple[Option, ...]:
         graph = donor_graph(key)
         if graph is None:
             return ()
         by_rule = self._of_donors(graph, graph.donors, REACHES)
         found = _backed_by(self.linkers.get(key, ()), by_rule, graph.numbers)
-        options = [Option(split, offers, log(p)) for offers, (split, p) in found.items() if split]
+        options = [Option(sorted_split(split), offers, log(p)) for offers, (split, p) in found.items() if split]
         return tuple(sorted(options, key=lambda o: (-o.log_weight, o.split)))
 
     def _of_donors(self, graph: DonorGraph, donors: Sequence[int], reaches: Sequence[int]) -> Chances:
         """What these donors do, from what their groups do: equal groups often do the same, others are independent."""
         if not reaches:
-            return {(): ((), 1.0)}
+            return FREE
         kinds: dict[str, list[DonorGroup]] = defaultdict(list)
         for group in graph.groups(reaches[0], donors):
             kinds[group.environment].append(group)
-        total: Chances = {(): ((), 1.0)}
+        total = FREE
         for groups in kinds.values():
             ways = self._of_group(graph, groups[0], reaches)
-            alike: Chances = {}
-            alone: Chances = {(): ((), 1.0)}
-            for places, chance in ways.values():
-                _add(alike, _placed(places, groups), chance, graph.numbers)
+            alone = FREE
             for group in groups:
-                alone = _joined(alone, [(_placed(places, [group]), chance) for places, chance in ways.values()], graph)
+                alone = _joined(alone, {offers: (_placed(s, [group]), p) for offers, (s, p) in ways.items()})
             mixed: Chances = {}
-            for share, part in ((ALIKE, alike), (1.0 - ALIKE, alone)):
-                for split, chance in part.values():
-                    _add(mixed, split, share * chance, graph.numbers)
-            total = _joined(total, list(mixed.values()), graph)
+            for offers, (places, chance) in ways.items():
+                _add(mixed, tuple(sorted(offers * len(groups))), _placed(places, groups), ALIKE * chance)
+            for offers, (split, chance) in alone.items():
+                _add(mixed, offers, split, (1.0 - ALIKE) * chance)
+            total = _joined(total, mixed)
         return total
 
     def _of_group(self, graph: DonorGraph, group: DonorGroup, reaches: Sequence[int]) -> Chances:
         """What a group does, atoms as positions in the group."""
         number_of = {atom: p for p, atom in enumerate(group.atoms)}
         finer: Chances = {
-            offers: (sorted_split([number_of[k] for k in contact] for contact in split), chance)
+            offers: (tuple(tuple(number_of[k] for k in contact) for contact in split), chance)
             for offers, (split, chance) in self._of_donors(graph, group.atoms, reaches[1:]).items()
         }
         seen = self.environments.get((reaches[0], group.environment), ())
@@ -135,13 +128,14 @@ class LinkerLibrary:
             contacts: dict[int, list[Contact]] = defaultdict(list)
             for contact in mof.decomposition.contacts:
                 contacts[contact.linker].append(contact)
-            here = set()  # a MOF counts once, however many copies of a linker its cell has
+            here: dict[tuple[str, str], Split] = {}  # a MOF counts once, however many copies of a linker its cell has
             for k, block in enumerate(mof.decomposition.blocks):
                 if block.kind is Kind.ORGANIC:
                     place = _cached_place(block, places)
                     if place is not None:
-                        here.add((block.key, sorted_split(place[c.donors] for c in contacts[k])))
-            for key, split in here:
+                        split = sorted_split(place[c.donors] for c in contacts[k])
+                        here.setdefault((block.key, _split_key(block.key, split)), split)
+            for (key, _), split in here.items():
                 seen[key][split] += 1
         linkers: dict[str, Ways] = {}
         environments: dict[tuple[int, str], Counter[Split]] = defaultdict(Counter)
@@ -149,7 +143,7 @@ class LinkerLibrary:
             graph = donor_graph(key)
             if graph is None:
                 continue
-            linkers[key] = _ways(seen[key], graph.split_key)
+            linkers[key] = _ways(seen[key], partial(_split_key, key))
             for reach in REACHES:
                 for group in graph.groups(reach):
                     number_of = {atom: p for p, atom in enumerate(group.atoms)}
@@ -199,31 +193,36 @@ def _backed_by(seen: Ways, rule: Chances, numbers: Sequence[int]) -> Chances:
     total = sum(count for _, count in seen) + RULE_COUNT
     chances: Chances = {}
     for split, count in seen:
-        _add(chances, split, count / total, numbers)
-    for split, chance in rule.values():
-        _add(chances, split, RULE_COUNT / total * chance, numbers)
+        _add(chances, patterns(split, numbers), split, count / total)
+    for offers, (split, chance) in rule.items():
+        _add(chances, offers, split, RULE_COUNT / total * chance)
     return chances
 
 
-def _add(chances: Chances, split: Split, chance: float, numbers: Sequence[int]) -> None:
-    """Add a chance to what the split offers; the split that stands for it is the first, so add the likelier first."""
-    offers = patterns(split, numbers)
+def _add(chances: Chances, offers: Offers, split: Split, chance: float) -> None:
+    """Add a chance to what is offered; the split that stands for it is the first, so add the likelier first."""
     before = chances.get(offers)
     chances[offers] = (split, chance) if before is None else (before[0], before[1] + chance)
 
 
-def _joined(chances: Chances, others: Sequence[tuple[Split, float]], graph: DonorGraph) -> Chances:
+def _joined(chances: Chances, others: Chances) -> Chances:
     """Both together, if independent; only the likeliest are kept."""
     joined: Chances = {}
-    for split, chance in chances.values():
-        for other, factor in others:
-            _add(joined, sorted_split([*split, *other]), chance * factor, graph.numbers)
+    for offers, (split, chance) in chances.items():
+        for more, (other, factor) in others.items():
+            _add(joined, tuple(sorted(offers + more)), split + other, chance * factor)
     return dict(sorted(joined.items(), key=lambda item: (-item[1][1], item[0]))[:MOST_OPTIONS])
 
 
 def _placed(places: Split, groups: Sequence[DonorGroup]) -> Split:
     """The split in which each of these groups does the same."""
-    return sorted_split([group.atoms[p] for p in contact] for group in groups for contact in places)
+    return tuple(tuple(group.atoms[p] for p in contact) for group in groups for contact in places)
+
+
+@lru_cache(maxsize=16384)
+def _split_key(key: str, split: Split) -> str:
+    graph = donor_graph(key)
+    return "" if graph is None else graph.split_key(split)
 
 
 def _cached_place(block: Block, done: dict[tuple[str, bytes], np.ndarray | None]) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from promof_hpc.assembly.net_target import Group, Pattern, Target
 from promof_hpc.chem.blocks import Kind
 
 IMPOSSIBLE = 1e6
+AT_ONCE = 128  # blocks on vertices oriented together
 KEPT = 24  # orientations of a block on a vertex, in each torsion state
 KEPT_OF_ONE = 6  # of them with one division of the patterns among the edges
 MOST_STEPS = 400  # of a search for choices that agree
@@ -62,159 +64,205 @@ class _Proposal:
     linker_end: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A mapping with slots for the linkers: vertex and state of every block, linker end and pattern of every edge."""
+
+    vertex: np.ndarray
+    state: np.ndarray
+    linker_end: np.ndarray
+    patterns: np.ndarray
+
+
+# (first block of a group, vertex), and the numbers of the patterns asked of its edges, none where it is free
+Key = tuple[tuple[int, int], tuple[int, ...]]
+
+
 class _Search:
-    """Draws of vertex mappings and slots on one donor's net of one hand."""
+    """Draws of vertex mappings and slots on one donor's net of one hand; patterns are numbered."""
 
     def __init__(self, target: Target, donor: Donor, hand: float, generator: np.random.Generator) -> None:
         self.target, self.donor, self.hand, self.generator = target, donor, hand, generator
-        self.by_size = all(
-            sorted(a) == sorted(b) for a, b in ((map(len, target.node_patterns), map(len, donor.elements)),)
-        )
         self.vertices = _vertices(donor, hand)
         self.group_of = {k: g for g in target.groups for k in g.blocks}
-        self.fits = self._fits()
-        self._choices: dict[tuple[int, int, tuple[Pattern, ...] | None], _Choices] = {}
+        self.blocks = {kind: sorted(v for v, g in self.group_of.items() if g.kind is kind) for kind in Kind}
+        number = {p: k for k, p in enumerate(sorted({*target.node_patterns, *target.linker_patterns, *donor.elements}))}
+        self.node_patterns, self.linker_patterns, self.edge_patterns = (
+            np.array([number[p] for p in patterns], int)
+            for patterns in (target.node_patterns, target.linker_patterns, donor.elements)
+        )
+        self.fits = self._fits(True)
+        self.by_size = bool(self.fits.any(0).all() and self.fits.any(1).all())
+        if not self.by_size:
+            self.fits = self._fits(False)
+        self.table = _penalties(list(number), self.by_size)
+        self._choices: dict[Key, _Choices] = {}
 
     def run(self, draws: int) -> list[_Proposal]:
         """Distinct proposals."""
-        if not self.fits.any(0).all() or not self.fits.any(1).all():
+        if not (self.fits.any(0).all() and self.fits.any(1).all()):
             return []
+        self._orient((self._key(v, w), ()) for v, w in np.argwhere(self.fits).tolist())
+        drafts = [(NOISE * k, draft) for k in range(draws) if (draft := self._draft(NOISE * k)) is not None]
+        self._orient(key for _, draft in drafts for key in self._asked(draft).values())
         found: dict[bytes, _Proposal] = {}
-        for draw in range(draws):
-            proposal = self._draw(NOISE * draw)
+        for noise, draft in drafts:
+            proposal = self._completed(draft, noise)
             if proposal is not None:
                 found.setdefault(proposal.node_end.tobytes() + proposal.linker_end.tobytes(), proposal)
         return list(found.values())
 
-    def _fits(self) -> np.ndarray:
+    def _fits(self, by_size: bool) -> np.ndarray:
         """Which block may stand on which vertex, bool [K, K]."""
         target, donor = self.target, self.donor
         fits = np.zeros((len(donor.kinds), len(donor.kinds)), bool)
         for w, vertex in enumerate(self.vertices):
-            sizes = tuple(sorted(len(donor.elements[e]) if self.by_size else 1 for e in vertex.edges))
+            sizes = tuple(sorted(len(donor.elements[e]) if by_size else 1 for e in vertex.edges))
             for v, group in self.group_of.items():
-                fits[v, w] = target.label(v, group.kind, self.by_size) == (int(vertex.kind), sizes)
+                fits[v, w] = target.label(v, group.kind, by_size) == (int(vertex.kind), sizes)
         return fits
 
-    def _draw(self, noise: float) -> _Proposal | None:
-        """One mapping of blocks onto vertices with slots; None where ends and edges cannot be brought to agree."""
+    def _draft(self, noise: float) -> _Draft | None:
+        """One mapping of blocks onto vertices, and slots for the linkers; None where these offer no node its own."""
         cost = np.full(self.fits.shape, IMPOSSIBLE)
         for v, w in np.argwhere(self.fits).tolist():
-            choices = self._ways(v, w, None)
+            choices = self._choices[self._key(v, w), ()]
             if len(choices.cost):
                 cost[v, w] = choices.cost[0]
         cost = cost + (noise + 1e-6) * self.generator.exponential(size=cost.shape)
         blocks, vertex = linear_sum_assignment(cost)
         if cost[blocks, vertex].max() >= IMPOSSIBLE:
             return None
-        state = np.zeros(len(blocks), int)
-        ends = {kind: np.zeros(len(self.donor.edges), int) for kind in Kind}
-        patterns: list[Pattern] = [()] * len(self.donor.edges)
-        linkers = self._linkers(vertex, noise)
-        if not linkers:
+        ways = {v: self._choices[self._key(v, int(vertex[v])), ()] for v in self.blocks[Kind.ORGANIC]}
+        chosen = self._agreed(vertex, ways, noise)
+        if chosen is None:
             return None
-        for v, (choices, best) in linkers.items():
-            state[v], ends[Kind.ORGANIC][choices.edges[best]] = choices.state[best], self.target.ends_of[v]
-            for e, h in zip(choices.edges[best].tolist(), self.target.ends_of[v].tolist(), strict=True):
-                patterns[e] = self.target.linker_patterns[h]
-        for v in self._of_kind(Kind.METAL):
-            at = self.vertices[int(vertex[v])]
-            choices = self._ways(v, int(vertex[v]), tuple(patterns[e] for e in at.edges.tolist()))
-            if not len(choices.cost):
-                return None
-            best = self._noisy_order(choices, noise)[0]
-            ends[Kind.METAL][choices.edges[best]] = self.target.ends_of[v]
-        return _Proposal(self.hand, vertex, state, ends[Kind.METAL], ends[Kind.ORGANIC])
+        state, ends = np.zeros(len(blocks), int), np.zeros(len(self.donor.edges), int)
+        for v, best in chosen.items():
+            state[v], ends[ways[v].edges[best]] = ways[v].state[best], self.target.ends_of[v]
+        return _Draft(vertex, state, ends, self.linker_patterns[ends])
 
-    def _linkers(self, vertex: np.ndarray, noise: float) -> dict[int, tuple[_Choices, int]]:
+    def _agreed(self, vertex: np.ndarray, ways: dict[int, _Choices], noise: float) -> dict[int, int] | None:
         """A choice for every linker so that every node is offered the patterns that it has, cheap ones first.
 
-        Depth first with a limit on steps; empty where none is found.
+        Depth first, given up after `MOST_STEPS`.
         """
-        room = {int(vertex[v]): Counter(self.target.node_patterns[g] for g in self.target.ends_of[v])
-                for v in self._of_kind(Kind.METAL)}  # fmt: skip
-        linkers = sorted(self._of_kind(Kind.ORGANIC), key=lambda v: -len(self.target.ends_of[v]))
-        ways = [self._ways(v, int(vertex[v]), None) for v in linkers]
-        orders = [self._noisy_order(w, noise) for w in ways]
+        room: Counter[tuple[int, int]] = Counter()
+        for v in self.blocks[Kind.METAL]:
+            room.update((int(vertex[v]), int(p)) for p in self.node_patterns[self.target.ends_of[v]])
+        linkers = sorted(ways, key=lambda v: -len(self.target.ends_of[v]))
+        orders = [self._noisy_order(ways[v], noise) for v in linkers]
         chosen: list[int] = []
         steps = 0
-
-        def offers(number: int, best: int) -> list[tuple[int, Pattern]]:
-            nodes = self.donor.edges[ways[number].edges[best], 0].tolist()
-            patterns = (self.target.linker_patterns[h] for h in self.target.ends_of[linkers[number]])
-            return list(zip(nodes, patterns, strict=True))
 
         def choose(number: int) -> bool:
             nonlocal steps
             if number == len(linkers):
                 return True
+            v = linkers[number]
+            patterns = self.linker_patterns[self.target.ends_of[v]].tolist()
             for best in orders[number]:
                 steps += 1
                 if steps > MOST_STEPS:
                     return False
-                offered = Counter(offers(number, best))
-                if all(room[node][pattern] >= n for (node, pattern), n in offered.items()):
-                    for (node, pattern), n in offered.items():
-                        room[node][pattern] -= n
+                offered = Counter(zip(self.donor.edges[ways[v].edges[best], 0].tolist(), patterns, strict=True))
+                if all(room[place] >= n for place, n in offered.items()):
+                    room.subtract(offered)
                     chosen.append(best)
                     if choose(number + 1):
                         return True
                     chosen.pop()
-                    for (node, pattern), n in offered.items():
-                        room[node][pattern] += n
+                    room.update(offered)
             return False
 
-        if not choose(0):
-            return {}
-        return {v: (w, best) for v, w, best in zip(linkers, ways, chosen, strict=True)}
+        return dict(zip(linkers, chosen, strict=True)) if choose(0) else None
 
-    def _of_kind(self, kind: Kind) -> list[int]:
-        return sorted(v for v, group in self.group_of.items() if group.kind is kind)
+    def _asked(self, draft: _Draft) -> dict[int, Key]:
+        """For every node of a draft, the choices that it needs: those for the patterns offered to it."""
+        wanted = {}
+        for v in self.blocks[Kind.METAL]:
+            w = int(draft.vertex[v])
+            wanted[v] = self._key(v, w), tuple(draft.patterns[self.vertices[w].edges].tolist())
+        return wanted
+
+    def _completed(self, draft: _Draft, noise: float) -> _Proposal | None:
+        """A draft with slots for the nodes; None where one has none."""
+        ends = np.zeros(len(self.donor.edges), int)
+        for v, key in self._asked(draft).items():
+            choices = self._choices[key]
+            if not len(choices.cost):
+                return None
+            ends[choices.edges[self._noisy_order(choices, noise)[0]]] = self.target.ends_of[v]
+        return _Proposal(self.hand, draft.vertex, draft.state, ends, draft.linker_end)
 
     def _noisy_order(self, choices: _Choices, noise: float) -> list[int]:
-        order: list[int] = np.argsort(
-            choices.cost + noise * self.generator.exponential(size=len(choices.cost))
-        ).tolist()
+        cost = choices.cost + noise * self.generator.exponential(size=len(choices.cost))
+        order: list[int] = np.argsort(cost, kind="stable").tolist()
         return order
 
-    def _ways(self, block: int, vertex: int, asked: tuple[Pattern, ...] | None) -> _Choices:
-        """Ways to put a block on a vertex; `asked` are the patterns that its edges need, where they are known."""
-        group = self.group_of[block]
-        key = (group.blocks[0], vertex, asked)
-        if key not in self._choices:
-            self._choices[key] = self._orient(group, self.vertices[vertex], asked)
-        return self._choices[key]
+    def _key(self, block: int, vertex: int) -> tuple[int, int]:
+        return self.group_of[block].blocks[0], vertex
 
-    def _orient(self, group: Group, vertex: _Vertex, asked: tuple[Pattern, ...] | None) -> _Choices:
-        target, n = self.target, len(group.states)
+    def _orient(self, keys: Iterable[Key]) -> None:
+        """Find the choices of all keys that are not known yet, those with equally many ends together."""
+        by_ends: dict[int, list[Key]] = defaultdict(list)
+        for key in dict.fromkeys(keys):
+            if key not in self._choices:
+                by_ends[len(self.vertices[key[0][1]].edges)].append(key)
+        for some in by_ends.values():
+            for first in range(0, len(some), AT_ONCE):
+                self._orient_some(some[first : first + AT_ONCE])
+
+    def _orient_some(self, keys: list[Key]) -> None:
+        """The same for keys with equally many ends."""
+        problems = [self._problem(key) for key in keys]
+        ends, edges, penalty = (np.concatenate([p[i] for p in problems]) for i in range(3))
+        found = orientations(ends, edges, penalty, KEPT, self.generator)
+        row = 0
+        for key in keys:
+            group, vertex = self.group_of[key[0][0]], self.vertices[key[0][1]]
+            span = slice(row, row + len(group.states))
+            row += len(group.states)
+            cost, slots = found.cost[span].ravel(), found.slots[span].reshape(-1, found.slots.shape[-1])
+            state = np.repeat(group.states, found.cost.shape[1])
+            best = self._varied(group, cost, slots)
+            self._choices[key] = _Choices(cost[best], vertex.edges[slots[best]], state[best])
+
+    def _problem(self, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ends [S, k, 2, 3], edges and penalties [S, k, k] of a group in its S states on a vertex."""
+        group, vertex, asked = self.group_of[key[0][0]], self.vertices[key[0][1]], key[1]
         if group.kind is Kind.METAL:
-            ends, patterns = target.node_directions[None, group.ends], target.node_patterns
+            ends, patterns = self.target.node_directions[None, group.ends], self.node_patterns
         else:
-            ends, patterns = target.linker_directions[list(group.states)][:, group.ends], target.linker_patterns
-        penalty = np.array([[self._penalty(patterns[h], e, i, asked) for i, e in enumerate(vertex.edges.tolist())]
-                            for h in group.ends.tolist()])  # fmt: skip
-        edges = np.broadcast_to(vertex.directions, ends.shape)
-        found = orientations(ends, edges, np.broadcast_to(penalty, (n, *penalty.shape)), KEPT, self.generator)
-        cost, slots = found.cost.ravel(), found.slots.reshape(-1, found.slots.shape[-1])
-        state = np.repeat(group.states, found.cost.shape[1])
-        order = np.argsort(cost, kind="stable")
-        taken: Counter[tuple[tuple[int, Pattern], ...]] = Counter()
-        best = []
-        for k in order[np.isfinite(cost[order])].tolist():
-            division = tuple(sorted(zip(slots[k].tolist(), (patterns[h] for h in group.ends), strict=True)))
-            taken[division] += 1
-            if taken[division] <= KEPT_OF_ONE:
-                best.append(k)
-        return _Choices(cost[best], vertex.edges[slots[best]], state[best])
+            ends, patterns = self.target.linker_directions[list(group.states)][:, group.ends], self.linker_patterns
+        own = patterns[group.ends][:, None]
+        before = self.edge_patterns[vertex.edges][None]
+        penalty = np.where(own == np.array(asked)[None], 0.0, BARRED) if asked else self.table[own, before]
+        return (
+            ends,
+            np.broadcast_to(vertex.directions, ends.shape),
+            np.broadcast_to(penalty, (len(ends), *penalty.shape)),
+        )
 
-    def _penalty(self, pattern: Pattern, edge: int, place: int, asked: tuple[Pattern, ...] | None) -> float:
-        """Cost of an end on an edge: must fit what is asked, should be as in the donor."""
-        if asked is not None:
-            return 0.0 if pattern == asked[place] else BARRED
-        before = self.donor.elements[edge]
-        if len(pattern) != len(before):
-            return BARRED if self.by_size else OTHER_SIZE
-        return 0.0 if pattern == before else OTHER_ELEMENTS
+    def _varied(self, group: Group, cost: np.ndarray, slots: np.ndarray) -> list[int]:
+        """The cheapest answers, but few with the same division of patterns among the edges."""
+        patterns = (self.node_patterns if group.kind is Kind.METAL else self.linker_patterns)[group.ends]
+        division = ((1 + patterns) * (1 + len(self.table)) ** slots.astype(float)).sum(1)
+        taken: Counter[float] = Counter()
+        best = []
+        for k in np.argsort(cost, kind="stable")[: np.isfinite(cost).sum()].tolist():
+            taken[division[k]] += 1
+            if taken[division[k]] <= KEPT_OF_ONE:
+                best.append(k)
+        return best
+
+
+def _penalties(patterns: Sequence[Pattern], by_size: bool) -> np.ndarray:
+    """Cost of an end of each pattern (row) on an edge that had another in the donor (column), [p, p]."""
+    other_size = BARRED if by_size else OTHER_SIZE
+    return np.array(
+        [[0.0 if a == b else OTHER_ELEMENTS if len(a) == len(b) else other_size for b in patterns] for a in patterns]
+    )
 
 
 def _vertices(donor: Donor, hand: float) -> list[_Vertex]:

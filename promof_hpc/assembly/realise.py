@@ -86,10 +86,11 @@ class Realiser:
         self._check_atoms(component_set.nodes, keys)
         asked = ComponentSet(component_set.nodes, keys)
         options = self._options(asked)
-        linkers = [_linker(key, conformer_seed) for key in keys]
         best, least = None, np.inf
         for _ in range(DRAWS):
-            components = self._components(asked, linkers, self._cover(asked, options, generator))
+            cover = self._cover(asked, options, generator)
+            linkers = [_linker(key, conformer_seed) for key in keys]  # the dearest step last; it is cached
+            components = self._components(asked, linkers, cover)
             misfit = _bite_misfit_ang(components)
             if best is None or misfit < least:
                 best, least = components, misfit
@@ -114,7 +115,8 @@ class Realiser:
         Raises:
             Refused: one is no linker, or too large.
         """
-        return tuple(_linker_key(text, self.atom_cap) for text in asked.linkers)
+        key_of = {text: _linker_key(text, self.atom_cap) for text in dict.fromkeys(asked.linkers)}
+        return tuple(key_of[text] for text in asked.linkers)
 
     def _check_atoms(self, nodes: Sequence[str], linkers: Sequence[str]) -> None:
         in_nodes = sum(len(self.nodes.templates[self.nodes.by_key[key][0]].numbers) for key in nodes)
@@ -129,7 +131,7 @@ class Realiser:
         Raises:
             Refused: one cannot be bound.
         """
-        options = {key: self.linkers.options(key) for key in asked.linkers}
+        options = {key: _options(self.linkers, key) for key in asked.linkers}
         without = [key for key, found in options.items() if not found]
         if without:
             raise Refused(RealiseReason.NO_DONOR, f"{without[0]} has no atom like those that bind metals in training")
@@ -196,6 +198,11 @@ class Realiser:
         return [End(block, Site(c.sites, c.behind, c.elements), np.zeros(0, np.int32), ()) for c in contacts]
 
 
+@lru_cache(maxsize=2048)
+def _options(library: LinkerLibrary, key: str) -> tuple[Option, ...]:
+    return library.options(key)
+
+
 def _linker(key: str, seed: int) -> BuildingBlock:
     """A linker with a conformer.
 
@@ -246,7 +253,7 @@ def _linker_key(text: str, atom_cap: int) -> str:
             RealiseReason.TOO_MANY_ATOMS, f"a linker of {mol.GetNumAtoms()} heavy atoms, the cap is {atom_cap}"
         )
     numbers = [a.GetAtomicNum() for a in mol.GetAtoms()]
-    if CARBON not in numbers or IS_METAL[numbers].any() or "." in text:
+    if CARBON not in numbers or 0 in numbers or IS_METAL[numbers].any() or "." in text:
         raise Refused(RealiseReason.NOT_A_LINKER, f"'{text[:80]}' is not one molecule with carbon and without metals")
     return canonical_key(text)
 

@@ -1,37 +1,30 @@
 """Snap: the deterministic finisher that closes the contacts of assemblies which are nearly right.
 
-Batched Levenberg-Marquardt over poses, torsions and cell (`snap_step`) on the energy of `snap_energy`, while who meets
-whom is chosen anew every few steps (`snap_assign`). Without edges to keep, repulsion grows over the first steps. With
-edges, contacts are closed almost without repulsion first, those that stay far open are given up, then repulsion grows.
-Assemblies that did not finish may start again from the same pose with jittered costs of who meets whom.
+Batched Levenberg-Marquardt descent (`snap_descent`) over poses, torsions and cell of the energy of `snap_energy`, while
+who meets whom is chosen anew every few steps (`snap_assign`). Assemblies that do not finish may start again from the
+same pose with jittered costs of who meets whom; the lowest energy is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from promof_hpc.assembly.snap_assign import Choice, Free, Kept, Matchmaker, Pairing
-from promof_hpc.assembly.snap_ends import coarse, ends_of
-from promof_hpc.assembly.snap_energy import Rig, View, Weights, points_of, view
-from promof_hpc.assembly.snap_overlap import close_pairs, reach_of, reduced_basis
-from promof_hpc.assembly.snap_step import step
-from promof_hpc.assembly.stack import Poses, Stack, place, stack
+from promof_hpc.assembly.snap_assign import Free, Kept, Matchmaker, Pairing
+from promof_hpc.assembly.snap_descent import DENSEST_ANG3, Problem, State, descend, last_stage, put
+from promof_hpc.assembly.snap_ends import ends_of
+from promof_hpc.assembly.snap_energy import Rig, points_of, view
+from promof_hpc.assembly.snap_overlap import no_pairs, reach_of, reduced_basis
+from promof_hpc.assembly.stack import Poses, Stack, stack
 
 __all__ = ["Pairing", "SnapSettings", "Snapped", "snap"]
 
-HOPELESS_ANG2 = 8.0  # contact energy after the first stage with kept edges, above which nothing was ever closed
 LOGIT_LIMIT = 20.0
-LEAST_VOLUME_PER_ATOM = 1.0  # Å³; denser starts have no meaningful neighbours
 ROWS_AT_ONCE = 64
-LIST_EVERY = 3  # steps between lists of close pairs
-FIRST_DAMPING, DAMPING_RANGE = 0.1, (1e-5, 1e3)
-ACCEPTED, REJECTED = 0.4, 5.0  # factors of the damping
 
 
 @dataclass(frozen=True)
@@ -82,41 +75,6 @@ class Snapped:
     tries: Tensor
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Steps during which repulsion rises linearly from `low` to `high` over the first `ramp` steps."""
-
-    steps: int
-    low: float
-    high: float
-    ramp: int
-    choose: bool = True
-    room: float = 1.0
-    wv: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Assemblies to finish: what is fixed, who chooses the contacts, and the energy below which each is done, [B]."""
-
-    rig: Rig
-    maker: Matchmaker
-    done: Tensor
-
-    def take(self, rows: Tensor) -> _Problem:
-        """The assemblies `rows`."""
-        return _Problem(self.rig.take(rows), self.maker.take(rows), self.done[rows])
-
-
-@dataclass(frozen=True)
-class _State:
-    """The best that is known of B assemblies; `energy` by the measure of the stage."""
-
-    poses: Poses
-    energy: Tensor
-    choice: Choice
-
-
 def snap(
     fixed: Stack,
     poses: Poses,
@@ -155,208 +113,130 @@ def snap(
     size = [len(fixed.components[row].numbers) for row in range(b)]
     rows = sorted(torch.nonzero(usable)[:, 0].tolist(), key=lambda row: size[row])
     for first in range(0, len(rows), ROWS_AT_ONCE):
-        _snap_some(fixed, poses, settings, pairing, logits, seed, rows[first : first + ROWS_AT_ONCE], result)
+        batch = _batch(fixed, poses, settings, pairing, logits, rows[first : first + ROWS_AT_ONCE])
+        _report(result, batch, *_solve(batch, settings, seed))
     return result
 
 
-def _snap_some(fixed, poses, settings, pairing, logits, seed, rows, result):
-    device, dtype = fixed.local.device, torch.float64
-    few = stack([fixed.components[row] for row in rows], dtype).to(device)
-    start = _trimmed(poses, rows, few)
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of a stack that are snapped together.
+
+    Attributes:
+        rows: their numbers in the stack, [b].
+        problem: the rows padded to their own sizes, in double precision.
+        start: their poses in reduced cells.
+        basis: reduced lattice vectors in terms of the given ones, [b, 3, 3].
+        kept: whether edges are kept.
+    """
+
+    rows: list[int]
+    problem: Problem
+    start: Poses
+    basis: Tensor
+    kept: bool
+
+
+def _solve(batch: _Batch, settings: SnapSettings, seed: int) -> tuple[State, Tensor]:
+    """The best states and the tries used."""
+    problem, start = batch.problem, batch.start
+    stage = last_stage(batch.kept, settings.steps, settings.volume_weight)
+    best = descend(problem, start, stage)
+    tries = torch.ones_like(problem.done, dtype=torch.long)
+    for attempt in range(1, settings.tries):
+        left = torch.nonzero(best.energy >= problem.done)[:, 0]
+        if not len(left):
+            break
+        again, pose = problem.take(left), start.take(left)
+        factor = _factors(again.rig, pose, settings.jitter, (seed, attempt), batch.kept)
+        found = descend(again, pose, stage, factor)
+        tries[left] += 1
+        better = torch.nonzero(found.energy < best.energy[left])[:, 0]
+        best = put(best, left[better], found.take(better))
+    return best, tries
+
+
+def _batch(
+    fixed: Stack, poses: Poses, settings: SnapSettings, pairing: Pairing | None, logits: Tensor | None, rows: list[int]
+) -> _Batch:
+    """Set up some rows; their tensors are no larger than they need."""
+    few = stack([fixed.components[row] for row in rows], torch.float64).to(fixed.local.device)
+    start = _trimmed(poses.take(rows), few)
     basis = reduced_basis(start.cells)
-    start = replace(start, cells=basis @ start.cells)
-    atoms = few.atoms.sum(1)
-    rig = Rig(few, ends_of(few), reach_of(few), atoms * settings.volume_per_atom)
+    rig = Rig(few, ends_of(few), reach_of(few), settings.volume_per_atom * few.atoms.sum(1).to(few.local))
     e = rig.ends.size.shape[1]
     preference = few.local.new_zeros(len(rows), e, e)
     if logits is not None:
-        clipped = torch.nan_to_num(logits[rows, :e, :e].to(preference)).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-        preference = settings.contact_weight * clipped
-    maker: Matchmaker
-    if pairing is None:
-        maker = Free.of(rig, preference, settings.behind_weight)
-    else:
-        shifts = pairing.shifts[rows, :e].to(dtype) @ torch.linalg.inv(basis)
-        edges = Pairing(pairing.partner[rows, :e], shifts.round().to(torch.long))
-        maker = Kept.of(rig, edges, preference, settings.behind_weight)
-    done = settings.done_ang2 + 0.2 * rig.ends.sites.sum(1) * 2 * settings.block_error_ang**2
-    problem = _Problem(rig, maker, done)
-    best = _finish(problem, start, settings, None)
-    tries = torch.ones(len(rows), dtype=torch.long, device=device)
-    for attempt in range(1, settings.tries):
-        left = torch.nonzero(best.energy >= done)[:, 0]
-        if not len(left):
-            break
-        factor = torch.from_numpy(
-            _factors(start.take(left), rig.take(left), settings.jitter, seed, attempt, pairing is not None)
-        ).to(device)
-        again = _finish(problem.take(left), start.take(left), settings, factor)
-        tries[left] += 1
-        better = again.energy < best.energy[left]
-        best = _put(best, left[better], again, torch.nonzero(better)[:, 0])
-    _report(result, rows, rig, start, basis, best, tries)
+        evidence = torch.nan_to_num(logits[rows, :e, :e].to(preference), nan=0.0).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        preference = settings.contact_weight * evidence
+    maker: Matchmaker = Free.of(rig, preference, settings.behind_weight)
+    if pairing is not None:
+        shifts = (pairing.shifts[rows, :e].to(basis) @ torch.linalg.inv(basis)).round().to(torch.long)
+        maker = Kept.of(rig, Pairing(pairing.partner[rows, :e], shifts), preference, settings.behind_weight)
+    # an error of every site and donor spreads over the terms of both squares; a fifth is what the descent cannot mend
+    error = 2 * 0.2 * settings.block_error_ang**2 * rig.ends.sites.sum(1)
+    problem = Problem(rig, maker, settings.done_ang2 + error, settings.behind_weight)
+    return _Batch(rows, problem, replace(start, cells=basis @ start.cells), basis, pairing is not None)
 
 
-def _run(problem: _Problem, start: Poses, stage: _Stage, settings: SnapSettings, factor=None) -> _State:
-    everyone = torch.arange(len(start), device=start.cells.device)
-    alive, poses = everyone, start
-    damping = torch.full_like(start.cells[:, 0, 0], FIRST_DAMPING)
-    measure = Weights(settings.behind_weight, float(stage.high > 0), settings.volume_weight)
-    problem = replace(problem, rig=replace(problem.rig, least_volume=problem.rig.least_volume * stage.room))
-    if stage.wv: measure = replace(measure, volume=stage.wv)
-    floor = LEAST_VOLUME_PER_ATOM * problem.rig.fixed.atoms.sum(1)
-    best = None
-    last = None
-    for it in range(stage.steps):
-        rig = problem.rig
-        weights = replace(measure, repulsion=stage.low + (stage.high - stage.low) * min(1.0, it / max(1, stage.ramp)))
-        if it % CHOOSE_EVERY == 0:
-            points = points_of(rig, poses)
-            if True:
-                choice = problem.maker.choose(points, poses.cells, factor if it == 0 else None)
-        if it % CHOOSE_EVERY == 0 or it % LIST_EVERY == 0:
-            overlaps = close_pairs(rig.reach, points_of(rig, poses).atoms, poses.cells) if stage.high else NOTHING(poses)
-        seen = view(rig, poses, choice.matched, overlaps)
-        if best is None:
-            best = _State(start, seen.energy(measure), choice)
-            last = best.energy
-        trial = step(seen, weights, damping)
-        after = view(rig, trial, choice.matched, overlaps).energy(weights)
-        accept = (after < seen.energy(weights)) & (torch.linalg.det(trial.cells).abs() > floor)
-        poses = _where(accept, trial, poses)
-        damping = torch.where(accept, damping * ACCEPTED, damping * REJECTED).clamp(*DAMPING_RANGE)
-        if it % CHOOSE_EVERY == CHOOSE_EVERY - 1 or it == stage.steps - 1:
-            atoms = points_of(rig, poses).atoms
-            pairs = close_pairs(rig.reach, atoms, poses.cells, 0.0) if stage.high else NOTHING(poses)
-            energy = view(rig, poses, choice.matched, pairs).energy(measure)
-            here = torch.nonzero(energy < best.energy[alive])[:, 0]
-            best = _put(best, alive[here], _State(poses, energy, choice), here)
-            left = energy >= problem.done
-            if it >= stage.ramp + STALL:
-                left &= energy < last * 0.98
-            last = energy
-            left = torch.nonzero(left)[:, 0]
-            if not len(left):
-                break
-            if len(left) < len(alive):
-                alive, poses, damping = alive[left], poses.take(left), damping[left]
-                problem, choice, floor, last = problem.take(left), choice.take(left), floor[left], last[left]
-                overlaps = close_pairs(problem.rig.reach, points_of(problem.rig, poses).atoms, poses.cells) if stage.high else NOTHING(poses)
-    return best
-
-
-CHOOSE_EVERY = 5
-STALL = 1000
-
-
-def NOTHING(poses):
-    b = len(poses)
-    e = torch.zeros(b, 0, dtype=torch.long)
-    from promof_hpc.assembly.snap_overlap import Overlaps
-    return Overlaps(e, e, poses.cells.new_zeros(b, 0, 3), poses.cells.new_zeros(b, 0))
-
-
-def _finish(problem, start, settings, factor):
-    if isinstance(problem.maker, Free):
-        return _run(problem.take(torch.arange(len(start))), start, _Stage(settings.steps, 0.05, 1.0, int(0.4 * settings.steps)), settings, factor)
-    k = problem.maker.take(torch.arange(len(start)))
-    rough_rig = replace(problem.rig, ends=coarse(problem.rig.ends))
-    rough = Kept.of(rough_rig, Pairing(torch.from_numpy(k.linkers), k.images), k.preference, k.behind)
-    for st in CO:
-        rough.frozen = not st.choose
-        state = _run(_Problem(rough_rig, rough, problem.done * 0 + 1e-3), start, st, settings, None)
-        start = state.poses
-    k.linkers, k.nodes = rough.linkers, rough.nodes
-    problem = replace(problem, maker=k)
-    best = None
-    for st in EX:
-        k.frozen = not st.choose
-        state = _run(replace(problem, done=problem.done if st.high else problem.done * 0 + 1e-3), start, st, settings, None)
-        start = state.poses
-    return state
-
-CO = [_Stage(60, 0.0, 0.0, 1, False)]
-EX = [_Stage(20, 0.0, 0.0, 1), _Stage(60, 0.02, 1.0, 24)]
-
-
-def _where(mask, one, other):
-    return Poses(
-        *(
-            torch.where(mask.reshape(-1, *[1] * (getattr(one, f.name).dim() - 1)), getattr(one, f.name), getattr(other, f.name))
-            for f in fields(one)
-        )
-    )
-
-
-def _put(best, at, other, which):
-    poses = Poses(*(getattr(best.poses, f.name).index_copy(0, at, getattr(other.poses, f.name)[which]) for f in fields(Poses)))
-    pairing = Pairing(
-        best.choice.pairing.partner.index_copy(0, at, other.choice.pairing.partner[which]),
-        best.choice.pairing.shifts.index_copy(0, at, other.choice.pairing.shifts[which]),
-    )
-    from promof_hpc.assembly.snap_energy import Matched
-
-    matched = Matched(
-        best.choice.matched.donor.index_copy(0, at, other.choice.matched.donor[which]),
-        best.choice.matched.shift.index_copy(0, at, other.choice.matched.shift[which]),
-    )
-    return _State(poses, best.energy.index_copy(0, at, other.energy[which]), Choice(pairing, matched))
-
-
-def _factors(start, rig, jitter, seed, attempt, kept):
-    b, e = rig.ends.size.shape
-    whole = np.ones((b, e if kept else 1, e, e))
-    for row in range(b):
-        k, t, n = (int(x[row].sum()) for x in (rig.fixed.blocks, rig.fixed.torsions, rig.ends.size > 0))
-        parts = (start.cells[row], start.rotations[row, :k], start.centroids[row, :k], start.angles[row, :t])
-        text = b"".join(x.to(torch.float32).cpu().numpy().tobytes() for x in parts)
-        words = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint32).tolist()
-        rng = np.random.default_rng([seed % 2**32, attempt, *words])
-        whole[row, : n if kept else 1, :n, :n] = np.exp(jitter * rng.standard_normal((n if kept else 1, n, n)))
-    return whole
-
-
-def _usable(fixed, poses):
-    volume = torch.linalg.det(torch.nan_to_num(poses.cells.double())).abs()
-    real = fixed.blocks
-    fine = torch.isfinite(poses.cells).all(-1).all(-1)
-    fine &= torch.isfinite(poses.centroids).all(-1).logical_or(~real).all(-1)
-    fine &= torch.isfinite(poses.rotations).all(-1).all(-1).logical_or(~real).all(-1)
-    fine &= torch.isfinite(poses.angles).logical_or(~fixed.torsions).all(-1)
-    return fine & (volume >= LEAST_VOLUME_PER_ATOM * fixed.atoms.sum(1))
-
-
-def _trimmed(poses, rows, few):
-    k, t = few.blocks.shape[1], few.torsions.shape[1]
-    chosen = poses.take(rows)
-    real = few.blocks
-    eye = torch.eye(3, dtype=few.local.dtype, device=few.local.device)
-    return Poses(
-        cells=chosen.cells.to(few.local.dtype),
-        rotations=torch.where(real[..., None, None], chosen.rotations[:, :k].to(few.local.dtype), eye),
-        centroids=torch.where(real[..., None], chosen.centroids[:, :k].to(few.local.dtype), 0.0),
-        angles=torch.where(few.torsions, chosen.angles[:, :t].to(few.local.dtype), few.base_angles),
-    )
-
-
-def _report(result, rows, rig, start, basis, best, tries):
-    k, t, e = rig.fixed.blocks.shape[1], rig.fixed.torsions.shape[1], rig.ends.size.shape[1]
-    at = torch.tensor(rows, device=start.cells.device)
-    seen = view(rig, best.poses, best.choice.matched, close_pairs(rig.reach, points_of(rig, best.poses).atoms, best.poses.cells, 0.0))
-    before = points_of(rig, start).atoms
-    move = torch.where(rig.fixed.atoms[..., None], seen.points.atoms - before, 0.0)
+def _report(result: Snapped, batch: _Batch, best: State, tries: Tensor) -> None:
+    """Write the rows of a batch into the result."""
+    rig, rows = batch.problem.rig, torch.tensor(batch.rows, device=tries.device)
+    seen = view(rig, best.poses, best.choice.matched, no_pairs(best.poses.cells))
+    move = (seen.points.atoms - points_of(rig, batch.start).atoms) * rig.fixed.atoms[..., None]
     count = rig.fixed.atoms.sum(1)
-    move = torch.where(rig.fixed.atoms[..., None], move - (move.sum(1) / count[:, None])[:, None], 0.0)
-    out = result.poses
-    dtype = out.cells.dtype
-    out.cells[at] = (torch.linalg.inv(basis) @ best.poses.cells).to(dtype)
-    out.rotations[at, :k] = best.poses.rotations.to(dtype)
-    out.centroids[at, :k] = best.poses.centroids.to(dtype)
-    out.angles[at, :t] = best.poses.angles.to(dtype)
-    result.energy[at] = best.energy.to(dtype)
-    result.displacement[at] = (move.square().sum((1, 2)) / count).sqrt().to(dtype)
-    result.pairing.partner[at, :e] = best.choice.pairing.partner
-    result.pairing.shifts[at, :e] = (best.choice.pairing.shifts.to(basis) @ basis).round().to(torch.long)
+    # the variance of the moves: what is left without the common translation
+    spread = (move.square().sum((1, 2)) / count - (move.sum(1) / count[:, None]).square().sum(-1)).clamp_min(0.0)
     far = seen.gaps.sites.norm(dim=-1)
-    result.worst_ang[at] = (far.amax(1) if far.shape[1] else far.new_zeros(len(rows))).to(dtype)
-    result.tries[at] = tries
+    k, t, e = rig.fixed.blocks.shape[1], rig.fixed.torsions.shape[1], rig.ends.size.shape[1]
+    out, to = result.poses, best.poses
+    out.cells[rows] = (torch.linalg.inv(batch.basis) @ to.cells).to(out.cells)
+    out.rotations[rows, :k], out.centroids[rows, :k] = to.rotations.to(out.cells), to.centroids.to(out.cells)
+    out.angles[rows, :t] = to.angles.to(out.cells)
+    result.energy[rows], result.displacement[rows] = best.energy.to(out.cells), spread.sqrt().to(out.cells)
+    result.pairing.partner[rows, :e] = best.choice.pairing.partner
+    shifts = best.choice.pairing.shifts.to(batch.basis) @ batch.basis
+    result.pairing.shifts[rows, :e] = shifts.round().to(torch.long)
+    result.worst_ang[rows] = (far.amax(1) if far.shape[1] else torch.zeros_like(spread)).to(out.cells)
+    result.tries[rows] = tries
+
+
+def _usable(fixed: Stack, poses: Poses) -> Tensor:
+    """True for starts of finite numbers in a cell that has room for atoms, [B]."""
+    fine = torch.isfinite(poses.cells).all(-1).all(-1)
+    fine &= (torch.isfinite(poses.centroids).all(-1) | ~fixed.blocks).all(-1)
+    fine &= (torch.isfinite(poses.rotations).all(-1).all(-1) | ~fixed.blocks).all(-1)
+    fine &= (torch.isfinite(poses.angles) | ~fixed.torsions).all(-1)
+    volume = torch.linalg.det(torch.where(fine[:, None, None], poses.cells, 0.0).double()).abs()
+    return fine & (volume >= DENSEST_ANG3 * fixed.atoms.sum(1))
+
+
+def _trimmed(poses: Poses, to: Stack) -> Poses:
+    """Poses without more padding than `to` has, in its precision; what is left of it is harmless."""
+    (_, k), t = to.blocks.shape, to.torsions.shape[1]
+    cells, rotations, centroids, angles = (getattr(poses, f.name).to(to.local) for f in fields(poses))
+    unit = torch.eye(3, dtype=to.local.dtype, device=to.local.device)
+    return Poses(
+        cells,
+        torch.where(to.blocks[..., None, None], rotations[:, :k], unit),
+        torch.where(to.blocks[..., None], centroids[:, :k], 0.0),
+        torch.where(to.torsions, angles[:, :t], to.base_angles),
+    )
+
+
+def _factors(rig: Rig, start: Poses, jitter: float, seeds: tuple[int, int], kept: bool) -> Tensor:
+    """Factors exp(jitter * normal) of the cost of every meeting, [B, edges, E, E].
+
+    The random numbers of an assembly follow from its pose, so they do not depend on its place in a batch.
+    """
+    b, e = rig.ends.size.shape
+    factors = np.ones((b, e if kept else 1, e, e))
+    counts = [x.sum(1).tolist() for x in (rig.fixed.blocks, rig.fixed.torsions, rig.ends.size > 0)]
+    for row, (k, t, n) in enumerate(zip(*counts, strict=True)):
+        parts = (start.cells[row], start.rotations[row, :k], start.centroids[row, :k], start.angles[row, :t])
+        text = b"".join(x.float().cpu().numpy().tobytes() for x in parts)
+        words = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint32)
+        generator = np.random.default_rng([*(abs(s) for s in seeds), *words.tolist()])
+        shape = (n if kept else 1, n, n)
+        factors[row, : shape[0], :n, :n] = np.exp(jitter * generator.standard_normal(shape))
+    return torch.from_numpy(factors).to(start.cells)

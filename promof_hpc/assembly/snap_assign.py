@@ -17,6 +17,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from promof_hpc.assembly.snap_ends import coarse
 from promof_hpc.assembly.snap_energy import Matched, Points, Rig
 from promof_hpc.assembly.snap_meet import NEVER_ANG2, Meetings, costs_of, meetings_of, sites_of
 
@@ -56,8 +57,11 @@ class Choice:
 class Matchmaker(Protocol):
     """Chooses who meets whom in the present poses."""
 
-    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None) -> Choice:
-        """The best choice; costs are first multiplied by `factor` [B, edges, E, E] (edges 1 where none are kept)."""
+    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None, swap: bool = True) -> Choice:
+        """The best choice; costs are first multiplied by `factor` [B, edges, E, E] (edges 1 where none are kept).
+
+        Without `swap` the ends of kept edges stay as they were.
+        """
         ...
 
     def take(self, rows: Tensor) -> Matchmaker:
@@ -94,7 +98,7 @@ class Free:
         kept = [m.keep(place) for m in self.meetings]
         return replace(self, rig=self.rig.take(rows), meetings=kept, preference=self.preference[rows])
 
-    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None) -> Choice:
+    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None, swap: bool = True) -> Choice:
         """The cheapest one-to-one pairing of each assembly."""
         ends = self.rig.ends
         b, e = ends.size.shape
@@ -166,7 +170,7 @@ class Kept:
         """The assemblies `rows`, each once."""
         place = _places(rows, len(self.images))
         at = rows.cpu().numpy()
-        new = Kept(
+        return Kept(
             self.rig.take(rows),
             [m.keep(place) for m in self.meetings],
             self.images[rows],
@@ -175,11 +179,18 @@ class Kept:
             self.preference[rows],
             self.behind,
         )
-        new.frozen = getattr(self, "frozen", False)
-        return new
 
-    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None) -> Choice:
-        """The ends and orders that fit the present poses best."""
+    def coarse(self) -> Kept:
+        """The same edges and ends without the order of donors inside a contact."""
+        rig = replace(self.rig, ends=coarse(self.rig.ends))
+        return Kept.of(rig, self._pairing(), self.preference, self.behind)
+
+    def on(self, pairing: Pairing) -> Kept:
+        """For the same assemblies with other ends on the same edges."""
+        return Kept.of(self.rig, pairing, self.preference, self.behind)
+
+    def choose(self, points: Points, cells: Tensor, factor: Tensor | None = None, swap: bool = True) -> Choice:
+        """The ends (unless `swap` is off) and orders that fit the present poses best."""
         ends = self.rig.ends
         b, e = ends.size.shape
         table = np.full((b, e, e, e), NEVER_ANG2, np.float32)
@@ -193,17 +204,22 @@ class Kept:
             where = (x.cpu().numpy() for x in (some.row, some.edge, some.node, some.linker))
             table[tuple(where)] = cost.cpu().numpy()
             found.append(donors)
-        for row, count in enumerate((ends.size > 0).sum(1).tolist() if not getattr(self, "frozen", False) else []):
-            self._improve(row, count, table[row])
+        if swap:
+            for row, count in enumerate((ends.size > 0).sum(1).tolist()):
+                self._improve(row, count, table[row])
+        pairing = self._pairing()
         nodes, linkers = (torch.from_numpy(x).to(cells.device) for x in (self.nodes, self.linkers))
-        pairing = Pairing(torch.zeros_like(nodes), torch.zeros_like(self.images))
-        pairing.partner.scatter_(1, nodes, linkers)
-        pairing.shifts.scatter_(1, nodes[..., None].expand_as(self.images), self.images)
         chosen = []
         for some, donors in zip(self.meetings, found, strict=True):
             met = (nodes[some.row, some.edge] == some.node) & (linkers[some.row, some.edge] == some.linker)
             chosen.append((some.row[met], some.node[met], some.size, donors[met]))
         return Choice(pairing, _matched(self.rig, chosen, pairing))
+
+    def _pairing(self) -> Pairing:
+        """The present ends by node end."""
+        nodes, linkers = (torch.from_numpy(x).to(self.images.device) for x in (self.nodes, self.linkers))
+        images = torch.zeros_like(self.images).scatter_(1, nodes[..., None].expand_as(self.images), self.images)
+        return Pairing(torch.zeros_like(nodes).scatter_(1, nodes, linkers), images)
 
     def _improve(self, row: int, count: int, table: np.ndarray) -> None:
         """Alternate between the sides of one assembly until neither changes; `table` [edge, node end, linker end]."""

@@ -33,9 +33,7 @@ class Rig:
 
     def take(self, rows: Tensor) -> Rig:
         """The assemblies `rows`."""
-        return Rig(
-            self.fixed.take(rows.tolist()), self.ends.take(rows), self.reach.take(rows), self.least_volume[rows]
-        )
+        return Rig(self.fixed.take(rows.tolist()), self.ends.take(rows), self.reach.take(rows), self.least_volume[rows])
 
 
 @dataclass(frozen=True)

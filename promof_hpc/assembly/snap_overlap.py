@@ -137,6 +137,12 @@ def close_pairs(reach: Reach, atoms: Tensor, cells: Tensor, skin: float = SKIN_A
     return _padded(row, first, second, shift, reach.touching[row, pair], atoms)
 
 
+def no_pairs(like: Tensor) -> Overlaps:
+    """No close pairs for as many assemblies as `like` [B, ...] has."""
+    none = torch.zeros(len(like), 0, dtype=torch.long, device=like.device)
+    return Overlaps(none, none, like.new_zeros(len(like), 0, 3), like.new_zeros(len(like), 0))
+
+
 def _padded(row: Tensor, first: Tensor, second: Tensor, shift: Tensor, touching: Tensor, like: Tensor) -> Overlaps:
     """Flat pairs, sorted by row, as one padded row each."""
     count = torch.bincount(row, minlength=len(like))

@@ -57,6 +57,8 @@ class ChemistTraining(TrainingSettings):
     """Blocks."""
     heads: int = Field(4, ge=1)
     """Attention heads of 64 dimensions."""
+    max_tokens: int = Field(300, ge=8)
+    """Longer component sets are left out."""
     batch_tokens: int = Field(2000, ge=1)
     """Tokens of a batch, padding included."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -69,6 +71,9 @@ class ChemistTraining(TrainingSettings):
     """Gaussian noise on normalised conditions, in standard deviations: exact values would name single MOFs."""
     energies: str = "shipped"
     """Where E_rel of known MOFs comes from: shipped, none, or a file made by `promof reference build`."""
+    validation_samples: int = Field(200, ge=0)
+    """Sequences written at each look at the validation part; the weights with the largest share of valid, new and
+    unique ones are kept. 0: those with the best likelihood of held-out MOFs."""
     random_smiles: float = Field(0.1, ge=0, le=1)
     """Share of sequences whose linkers are written from a random atom instead of canonically."""
 

@@ -9,9 +9,12 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from promof_hpc.chem.fingerprint import fingerprint
+from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig, dump_config
 from promof_hpc.config.study import task_name
 from promof_hpc.design.evaluated import Evaluated
+from promof_hpc.design.metrics import diversity, materials
 from promof_hpc.design.proposal_shard import read_proposals
 from promof_hpc.design.reward import GATES, Passed, Yardstick, passed
 from promof_hpc.design.strategy import Proposal
@@ -101,9 +104,9 @@ def run_figures(
         gate_pass_percent=_percent(sum(p.item.gate_score >= 1.0 for p in proposed), len(proposed)),
         top1=math.nan if best is None else _value(best, config),
         top1_error=math.nan if best is None else _distance(best, yardstick),
-        diversity=diversity(stable),
-        success_diversity=diversity(successes),
-        materials=materials(successes),
+        diversity=_diversity(stable),
+        success_diversity=_diversity(successes),
+        materials=len(set(materials(p.evaluation.structure for p in successes if p.evaluation is not None))),
         force_calls=float(sum(p.evaluation.row.force_calls for p in charged if p.evaluation is not None)),
         wall_s=wall_s(run),
         config_sha256=hashlib.sha256(dump_config(config).encode()).hexdigest(),
@@ -143,15 +146,10 @@ def _value(proposed: Proposed, config: DesignConfig) -> float:
     return row.pld_relaxed_ang if config.task.name == "pore" else row.e_rel_ev_per_atom
 
 
+def _diversity(some: Sequence[Proposed]) -> float:
+    """Mean distance between component sets, one an evaluation."""
+    return diversity([fingerprint(parse_sequence(p.item.sequence)) for p in some])
+
+
 def _percent(count: int, of: int) -> float:
     return 100.0 * count / of if of else math.nan
-
-
-def diversity(some):
-    """TEMPORARY"""
-    return float(len({p.item.sequence for p in some}))
-
-
-def materials(some):
-    """TEMPORARY"""
-    return len({(p.item.sequence, p.item.start) for p in some})

@@ -131,8 +131,9 @@ class Record:
     def from_json(cls, text: str) -> Record:
         """The inverse of `to_json`."""
         values = json.loads(text)
-        lists = {name: tuple(values.pop(name)) for name in ("gate", "match", "metal_match")}
-        return cls(**values, **lists)
+        for name in ("gate", "match", "metal_match"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
 
 def held_out(data: str, settings: AssessSettings) -> list[PreparedMof]:

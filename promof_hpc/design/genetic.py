@@ -27,6 +27,7 @@ from promof_hpc.design.by_net import NetAssembly, proposal_of
 from promof_hpc.design.exchange import Exchange, bites_fit
 from promof_hpc.design.genome import Genome, genome_columns, genomes_of
 from promof_hpc.design.libraries import Libraries
+from promof_hpc.design.sharing import shared
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
 from promof_hpc.store.shard import Shard, read_shard, write_shard
@@ -66,7 +67,7 @@ class Genetic:
         seed = int(asked.generator("finish").integers(2**31))
         children = self._breeder.finish([s for s in drawn if s is not None], seed)
         items = [_proposal(asked, k, k // self._per_target, *child) for k, child in enumerate(children)]
-        return Proposals(tuple(items), genome_columns([genome for genome, _ in children]))
+        return Proposals(tuple(shared(items)), genome_columns([genome for genome, _ in children]))
 
     def learn(self, asked: Round, proposals: Proposals, judged: Sequence[Judged]) -> dict[str, float]:
         """Children enter the population by their rewards."""

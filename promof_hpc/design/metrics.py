@@ -1,4 +1,4 @@
-"""What a set of designed structures is worth beside its rewards: how diverse it is, how many materials, which is best."""
+"""What a set of structures is worth beside its rewards: how diverse it is, how many materials, which is best."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def amd_diversity(structures: Sequence[Structure]) -> float:
 
 
 def distinct_nets(structures: Iterable[Structure]) -> int:
-    """Different nets (`geometry.topology.net_key`) among structures; those that cannot be taken apart count for none."""
+    """Different nets (`geometry.topology.net_key`) of structures; those that cannot be taken apart count for none."""
     nets = set()
     for structure in structures:
         try:

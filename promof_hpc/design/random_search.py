@@ -23,6 +23,7 @@ from promof_hpc.config import DesignConfig
 from promof_hpc.design.by_net import NetAssembly
 from promof_hpc.design.exchange import Exchange, bites_fit
 from promof_hpc.design.libraries import Libraries
+from promof_hpc.design.sharing import shared
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
 
@@ -40,7 +41,7 @@ class RandomSearch:
     def propose(self, asked: Round) -> Proposals:
         """So many component sets for every target, each assembled so many times."""
         groups = range(len(asked.targets) * self._rounds.sets)
-        return Proposals(tuple(p for g in groups for p in self._group(asked, g)))
+        return Proposals(tuple(shared([p for g in groups for p in self._group(asked, g)])))
 
     def learn(self, asked: Round, proposals: Proposals, judged: Sequence[Judged]) -> dict[str, float]:
         """Nothing is learned."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from promof_hpc.config import DesignConfig, RewardSettings
 from promof_hpc.design.issuing import IssueReason
+from promof_hpc.design.metrics import Materials
 from promof_hpc.design.strategy import NOT_A_NUMBER, Judged, Proposal, Round
 from promof_hpc.design.tasks import Target, Task, task_of
-from promof_hpc.physics.energies import BELOW_LOWEST_EV, ReferenceSet, composition, e_form, score
+from promof_hpc.physics.energies import BELOW_LOWEST_EV, ReferenceSet, e_form, score
 from promof_hpc.store.schema import Evaluation, Outcome, Row
 
 LEAST_DISTANCE_EV = 0.01  # delta: what lies nearer to E_min earns no more
@@ -99,26 +100,27 @@ class Passed:
 
 
 @dataclass
-class Materials:
-    """How often every kind of material was evaluated in earlier rounds.
+class Repeats:
+    """How often each material was evaluated in earlier rounds; members of one round do not count against each other.
 
     Attributes:
-        kind_of: text that proposals of one kind share.
-        seen: counts of earlier rounds.
+        materials: as `design.metrics` tells them apart, by their relaxed structures.
+        seen: evaluations of each.
     """
 
-    kind_of: Callable[[Proposal, Row], str]
-    seen: Counter[str] = field(default_factory=Counter)
+    materials: Materials = field(default_factory=Materials)
+    seen: Counter[int] = field(default_factory=Counter)
 
-    def before(self, proposal: Proposal, row: Row) -> int:
-        """Earlier evaluations of the same kind."""
-        return self.seen[self.kind_of(proposal, row)]
+    def before(self, evaluation: Evaluation) -> int:
+        """Earlier evaluations of the same material; 0 of what did not end relaxed."""
+        if evaluation.row.outcome not in RELAXED:
+            return 0
+        return self.seen[self.materials.number(evaluation.structure)]
 
-    def add(self, proposals: Sequence[Proposal], rows: Sequence[Row | None]) -> None:
-        """Remember what a round evaluated; its own members do not count against each other."""
-        self.seen.update(
-            self.kind_of(p, r) for p, r in zip(proposals, rows, strict=True) if r is not None and r.outcome in RELAXED
-        )
+    def add(self, evaluations: Iterable[Evaluation | None]) -> None:
+        """Remember what a round evaluated; proposals that share an evaluation count as one."""
+        relaxed = {e.row.evaluation_id: e for e in evaluations if e is not None and e.row.outcome in RELAXED}
+        self.seen.update(self.materials.number(e.structure) for e in relaxed.values())
 
 
 def passed(proposal: Proposal, row: Row | None, target: Target, yardstick: Yardstick) -> Passed:
@@ -150,7 +152,7 @@ def judge(
     proposals: Sequence[Proposal],
     evaluations: Sequence[Evaluation | None],
     yardstick: Yardstick,
-    materials: Materials | None = None,
+    repeats: Repeats | None = None,
 ) -> list[Judged]:
     """Rewards of a round.
 
@@ -158,14 +160,14 @@ def judge(
         asked: its targets are those that the proposals' sets were written for.
         proposals: in their order.
         evaluations: of each; None where it was refused or cut off by the budget.
-        materials: of earlier rounds, for the cost of duplicates.
+        repeats: of earlier rounds; None where duplicates cost nothing.
     """
     lowest = yardstick.lowest_ev_per_atom
     judged = []
     for proposal, evaluation in zip(proposals, evaluations, strict=True):
         row, target = yardstick.scored(evaluation), asked.targets[proposal.target]
         found = passed(proposal, row, target, yardstick)
-        before = materials.before(proposal, row) if materials is not None and row is not None else 0
+        before = repeats.before(evaluation) if repeats is not None and evaluation is not None else 0
         reward, low, prop = _reward(proposal, row, target, yardstick, lowest, before)
         judged.append(Judged(reward, low, prop, found.stable, found.success))
     return judged
@@ -212,11 +214,3 @@ def _strict(row: Row, reference: ReferenceSet | None) -> bool:
         return False
     drift = reference.volume_drift_percentiles
     return row.e_rel_percentile < STRICT_PERCENTILE and drift["p10"] <= row.volume_change <= drift["p90"]
-
-
-def kind_by_blocks(proposal: Proposal, row: Row) -> str:
-    """Materials of one composition, component set and start are of one kind."""
-    counts = composition(row.formula)
-    divisor = math.gcd(*counts.values())
-    formula = "".join(f"{symbol}{n // divisor}" for symbol, n in sorted(counts.items()))
-    return f"{formula}|{proposal.sequence}|{proposal.start}"

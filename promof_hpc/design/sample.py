@@ -30,7 +30,7 @@ class Sample:
 
     def propose(self, asked: Round) -> Proposals:
         """What the policies sample for the round's targets."""
-        return Proposals(tuple(_drawn(self._chain, asked)))
+        return Proposals(tuple(self._chain.propose(asked)[0]))
 
     def learn(self, asked: Round, proposals: Proposals, judged: Sequence[Judged]) -> dict[str, float]:
         """Nothing is learned."""
@@ -53,7 +53,7 @@ class SampleFilter(Sample):
 
     def propose(self, asked: Round) -> Proposals:
         """For every target as many as `sample` proposes, chosen from more."""
-        drawn = _drawn(self._chain, asked)
+        drawn = self._chain.propose(asked)[0]
         kept: list[Proposal] = []
         for target, wanted in enumerate(asked.targets):
             own = [p for p in drawn if p.target == target]
@@ -81,7 +81,3 @@ def promise_of(proposal: Proposal, wanted: Mapping[str, float]) -> tuple[float, 
             off = WORST_PORE_ANG
     left = proposal.snap_energy_ang2
     return proposal.gate_score, -off - (PORE_ANG_PER_SNAP_ANG2 * left if left == left else 0.0)
-
-
-def _drawn(chain: Proposing, asked: Round) -> list[Proposal]:
-    return [p for draft in chain.drafts(asked) for p in chain.assemble(asked, draft)[0]]

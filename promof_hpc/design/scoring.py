@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.reward import Materials, Yardstick, judge, kind_by_blocks
+from promof_hpc.design.reward import Repeats, Yardstick, judge
 from promof_hpc.design.strategy import Judged, Proposal, Round
 from promof_hpc.design.tasks import targets
 from promof_hpc.errors import UsageError
@@ -26,14 +26,14 @@ class Scoring:
         potential: for its identity; it computes nothing here.
         reference: of the potential; None where stability does not count.
         known: component sets of known MOFs, for tasks that ask for new ones.
-        materials: what earlier rounds evaluated.
+        repeats: what earlier rounds evaluated; counted only where duplicates cost.
     """
 
     config: DesignConfig
     potential: Potential
     reference: ReferenceSet | None
     known: Collection[str] = frozenset()
-    materials: Materials = field(default_factory=lambda: Materials(kind_by_blocks))
+    repeats: Repeats = field(default_factory=Repeats)
 
     def __post_init__(self) -> None:
         self._yardstick = Yardstick.of(self.config, self.reference, self.known)
@@ -56,13 +56,15 @@ class Scoring:
         self, asked: Round, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]
     ) -> list[Judged]:
         """What the proposals of a round are worth; later rounds are judged with these materials in mind."""
-        judged = judge(asked, proposals, evaluations, self._yardstick, self.materials)
+        counted = self.repeats if self.config.reward.duplicate_cost > 0 else None
+        judged = judge(asked, proposals, evaluations, self._yardstick, counted)
         self.remember(proposals, evaluations)
         return judged
 
     def remember(self, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]) -> None:
         """Count the materials of a round that was judged before a restart."""
-        self.materials.add(proposals, [None if e is None else e.row for e in evaluations])
+        if self.config.reward.duplicate_cost > 0:
+            self.repeats.add(evaluations)
 
 
 def reference_of(config: DesignConfig, potential: Potential) -> ReferenceSet | None:

@@ -12,11 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from promof_hpc.design.metrics import CERTAIN_AMD_ANG
 from promof_hpc.design.strategy import Proposal
+from promof_hpc.geometry.minimum_distances import average_minimum_distances
 from promof_hpc.structure import Structure
-
-SAME_ANG = 0.01  # largest difference of average minimum distances; relaxation moves atoms ten times as far
-NEIGHBOURS = 100
 
 
 def shared(proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -27,8 +26,8 @@ def shared(proposals: Sequence[Proposal]) -> list[Proposal]:
         if proposal.structure is None:
             result.append(proposal)
             continue
-        mine = distances(proposal.structure)
-        alike = (s for d, s in kept[proposal.sequence] if np.abs(d - mine).max() < SAME_ANG)
+        mine = average_minimum_distances(proposal.structure)
+        alike = (s for d, s in kept[proposal.sequence] if np.abs(d - mine).max() <= CERTAIN_AMD_ANG)
         structure = next(alike, None)
         if structure is None:
             kept[proposal.sequence].append((mine, proposal.structure))
@@ -36,13 +35,3 @@ def shared(proposals: Sequence[Proposal]) -> list[Proposal]:
             proposal = replace(proposal, structure=structure)
         result.append(proposal)
     return result
-
-
-def distances(structure: Structure) -> np.ndarray:
-    """Average minimum distances in Å, [`NEIGHBOURS`]: the mean distance of atoms to their k-th neighbours.
-
-    Independent of cell, origin, orientation and atom order (Widdowson et al., MATCH 87, 529, 2022).
-    """
-    import amd
-
-    return np.asarray(amd.AMD(amd.PeriodicSet(structure.positions, structure.cell), NEIGHBOURS))

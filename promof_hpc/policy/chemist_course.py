@@ -12,8 +12,10 @@ from torch import Tensor
 
 from promof_hpc.chem.sequence import UNK
 from promof_hpc.config.pretrain import ChemistTraining
-from promof_hpc.policy.batches import BatchOrder
+from promof_hpc.errors import UsageError
+from promof_hpc.policy.batches import BatchOrder, step_generator
 from promof_hpc.policy.chemist import Chemist, ChemistSettings, Dropout
+from promof_hpc.policy.chemist_quality import Known, card_quality, judge, written
 from promof_hpc.policy.conditions import Conditions
 from promof_hpc.policy.random_smiles import rewritten
 from promof_hpc.policy.sampling import log_probs, padded, said_mask
@@ -30,25 +32,29 @@ class ChemistCourse:
         """Take the training set.
 
         Raises:
-            UsageError: the energies' reference set cannot be read.
+            UsageError: the energies' reference set cannot be read, or no sequence is short enough.
         """
-        energies = energies_of(settings.energies)
-        self._settings, self._vocabulary = settings, data.vocabulary
-        labels = [labels_of(m, energies) for m in data.train]
-        self.conditions = Conditions.of(labels)
-        self._texts = [m.sequence for m in data.train]
-        self._wanted = self.conditions.encode([_named(x, self.conditions) for x in labels])
-        self._order = BatchOrder(
-            [len(data.vocabulary.encode(t)) for t in self._texts], settings.batch_tokens, 1.0, settings.seed
-        )
+        energies, encode = energies_of(settings.energies), data.vocabulary.encode
+        short = [m for m in data.train if len(encode(m.sequence)) <= settings.max_tokens]
         unknown = data.vocabulary.number_of[UNK]
-        held_out = [m for m in data.val if unknown not in data.vocabulary.encode(m.sequence)]
-        self._val_tokens, self._val_lengths = padded([data.vocabulary.encode(m.sequence) for m in held_out])
+        held_out = [m for m in data.val if unknown not in encode(m.sequence)]
+        held_out = [m for m in held_out if len(encode(m.sequence)) <= settings.max_tokens]
+        if not short or not held_out:
+            raise UsageError(f"no component set has at most {settings.max_tokens} tokens; raise max_tokens")
+        labels = [labels_of(m, energies) for m in short]
+        self._settings, self._vocabulary = settings, data.vocabulary
+        self.conditions = Conditions.of(labels)
+        self._texts = [m.sequence for m in short]
+        self._wanted = self.conditions.encode([_named(x, self.conditions) for x in labels])
+        self._order = BatchOrder([len(encode(t)) for t in self._texts], settings.batch_tokens, 1.0, settings.seed)
+        self._val_tokens, self._val_lengths = padded([encode(m.sequence) for m in held_out])
         self._val_wanted = self.conditions.encode([_named(labels_of(m, energies), self.conditions) for m in held_out])
+        self._known = Known.of(data.nodes.by_key, self._texts)
         torch.manual_seed(settings.seed)
-        self.network = Chemist(
-            ChemistSettings(len(data.vocabulary), len(self.conditions), settings.width, settings.depth, settings.heads)
+        size = ChemistSettings(
+            len(data.vocabulary), len(self.conditions), settings.width, settings.depth, settings.heads
         )
+        self.network = Chemist(size)
         self.identity: Mapping[str, Any] = {
             "data_sha256": data.digest, "mofs": len(self._texts), "validation_mofs": len(held_out),
             "labels": dict(zip(self.conditions.names, self.conditions.labels, strict=True)),
@@ -68,14 +74,31 @@ class ChemistCourse:
         return {"loss": -table.gather(2, tokens[:, 1:, None])[..., 0][said].mean()}
 
     def validate(self, network: Chemist) -> dict[str, float]:
-        """The same on held-out MOFs, given their properties and given none; `loss` is the mean of the two."""
+        """Likelihood on held-out MOFs, given their properties and given none, and what the chemist writes.
+
+        Likelihood of unseen linkers falls long before what is written becomes valid, so `loss`, by which weights are
+        kept, is 1 - the share of valid, new and unique component sets; the likelihoods' mean where none are sampled.
+        """
         said = said_mask(self._val_tokens, self._val_lengths).sum()
         nothing = torch.full_like(self._val_wanted, math.nan)
-        given, none = (
-            -float(log_probs(network, self._val_tokens, self._val_lengths, x).sum() / said)
-            for x in (self._val_wanted, nothing)
-        )
-        return {"loss": (given + none) / 2, "conditional": given, "unconditional": none}
+        with torch.no_grad():
+            given, none = (
+                -float(log_probs(network, self._val_tokens, self._val_lengths, x).sum() / said)
+                for x in (self._val_wanted, nothing)
+            )
+        losses = {"conditional": given, "unconditional": none}
+        count = self._settings.validation_samples
+        if not count:
+            return {"loss": (given + none) / 2, **losses}
+        wanted = self._val_wanted[torch.arange(count) % len(self._val_wanted)]
+        wanted[: count // 2] = math.nan
+        texts = written(network, self._vocabulary, wanted, step_generator(0, "validation", 0))
+        quality = judge(texts, self._known)
+        return {"loss": 1.0 - quality.vnu, **losses, "valid": quality.valid, "vnu": quality.vnu}
+
+    def card(self, network: Chemist) -> Mapping[str, Any]:
+        """Validity, uniqueness and novelty of what is written."""
+        return {"written": card_quality(network, self._vocabulary, self.conditions, self._known)}
 
     def save(self, folder: Path, network: Chemist) -> str:
         """Write the chemist with vocabulary and statistics of its conditions."""

@@ -89,9 +89,15 @@ class EngineerCourse:
         for number in range(VALIDATION_PASSES):
             for place, batch in enumerate(self._val):
                 generator = step_generator(number, "validation", place)
-                for name, value in _named(self._losses(network, [k[-1] for k in batch], generator)).items():
+                with torch.no_grad():
+                    losses = _named(self._losses(network, [k[-1] for k in batch], generator))
+                for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(batch) / count
         return sums
+
+    def card(self, network: Engineer) -> Mapping[str, Any]:
+        """Nothing: how well it assembles is measured by `promof assess`."""
+        return {}
 
     def save(self, folder: Path, network: Engineer) -> str:
         """Write the engineer."""

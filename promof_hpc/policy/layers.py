@@ -108,7 +108,7 @@ class PairAttention(nn.Module):
         share = None
         if self.bonds:
             logits, share = self._bonded(logits, torch.einsum("bmhc,hct->bmht", q, bond_k), pairs)
-        weights = logits.float().softmax(-1).to(logits.dtype)
+        weights = logits.softmax(-1, torch.promote_types(logits.dtype, torch.float32)).to(logits.dtype)
         out = torch.matmul(weights.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
         near = torch.matmul(weights, pairs.features.transpose(-1, -2))
         out = out + torch.einsum("bmhg,hcg->bmhc", near, pair_v)

@@ -47,6 +47,10 @@ class Course(Protocol):
         """Losses on the validation part, without randomness between calls; `loss` decides which weights are kept."""
         ...
 
+    def card(self, network: nn.Module) -> Mapping[str, Any]:
+        """What else is to be said of the final weights in their card."""
+        ...
+
     def save(self, folder: Path, network: nn.Module) -> str:
         """Write the policy; returns the SHA-256 of its weights."""
         ...
@@ -221,8 +225,7 @@ def _step(course: Course, training: Training, settings: TrainingSettings) -> dic
 def _validate(course: Course, training: Training, note: Callable[[Losses, bool], None]) -> None:
     """Look at the validation part with the averaged weights and keep them where they are the best so far."""
     training.averaged.eval()
-    with torch.no_grad():
-        losses = dict(course.validate(training.averaged))
+    losses = dict(course.validate(training.averaged))
     if losses["loss"] < training.best_loss:
         training.best_loss, training.best_step = losses["loss"], training.step
         training.best = _copied(training.averaged)
@@ -255,6 +258,13 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _resume(folder: Path, training: Training) -> None:
+    """Go on from the last checkpoint, if there is one, and remove what a killed writer left.
+
+    Raises:
+        PromofError: the checkpoint is damaged.
+    """
+    for unfinished in folder.rglob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
     names = list_names(folder / "checkpoints", ".pt")
     if names:
         path = folder / "checkpoints" / names[-1]
@@ -293,6 +303,7 @@ def _finish(course: Course, training: Training, settings: TrainingSettings, out:
         "torch": torch.__version__,
         "best_step": training.best_step,
         "validation": last[-1] if last else {},
+        **course.card(training.averaged),
     }
     replace_text(out / f"{course.policy}.card.json", json.dumps(card, indent=1) + "\n")
     replace_text(out / f"{course.policy}.losses.jsonl", "".join(json.dumps(line) + "\n" for line in training.curve))

@@ -84,7 +84,11 @@ COLUMNS = (
     Column(
         "Top-1", _figure("top1", 2), "best stable structure: PLD in Å nearest the target, or lowest E_rel in eV/atom"
     ),
-    Column("Diversity", _figure("diversity", 3), "mean Tanimoto distance between the linkers of stable structures"),
+    Column(
+        "Diversity", _figure("diversity", 3), "mean Tanimoto distance between the component sets of stable structures"
+    ),
+    Column("Of successes", _figure("success_diversity", 3), "the same between the successes"),
+    Column("Materials", _figure("materials", 1), "different materials among the successes of a run"),
     Column("Gate, %", _figure("gate_pass_percent", 0), "proposals that passed the geometry gate"),
     Column("Stable, %", _figure("stable_percent", 1), "evaluations of the budget that are stable"),
     Column("Evaluations", lambda line: _total(line, "evaluations"), "charged, all seeds together"),

@@ -4,26 +4,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import ROOT, promof
+
 DEMO = ROOT / "promof_hpc" / "data" / "demo"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = ("LIKFOB_clean", "YUKVAC_clean", "XAXBAB_clean", "TAFPOG_clean", "UXEDEH_clean")
 QUICK = ("--potential", "lennard-jones", "--set", "evaluation.relax.max_steps=3")
-
-
-def promof(*arguments, cwd, code=0, timeout=300):
-    """Run the command; its standard output."""
-    done = subprocess.run([sys.executable, "-m", "hpc.cli", *map(str, arguments)], cwd=cwd, env=ENVIRONMENT,
-                          capture_output=True, text=True, timeout=timeout, check=False)  # fmt: skip
-    assert done.returncode == code, f"exit {done.returncode}: {done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout if code in (0, 3) else done.stderr
 
 
 @pytest.fixture(scope="module")

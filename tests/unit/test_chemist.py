@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from promof_hpc.chem.sequence import build_vocabulary, tokenize
 from promof_hpc.policy.chemist import Chemist, ChemistSettings, Dropout, released_state
-from promof_hpc.policy.chemist_quality import atoms_of, judge
+from promof_hpc.policy.chemist_quality import Known, atoms_of, judge
 from promof_hpc.policy.conditions import Conditions
 from promof_hpc.policy.random_smiles import rewritten
 from promof_hpc.policy.sampling import distributions, log_probs, padded, said_mask, sample
@@ -173,7 +173,7 @@ def test_random_smiles_name_the_same_component_set():
     vocabulary = build_vocabulary([*TEXTS, "c12(C)ccc1ccc=23[nH]-4"])
     texts = {rewritten(TEXTS[0], seed, vocabulary) for seed in range(20)}
     assert len(texts) > 3
-    assert judge(sorted(texts), {"[Zn]"}, [TEXTS[0]]).unique == 1 / len(texts)
+    assert judge(sorted(texts), Known.of({"[Zn]"}, [TEXTS[0]])).unique == 1 / len(texts)
 
 
 def test_random_smiles_never_use_tokens_outside_the_vocabulary():
@@ -190,8 +190,9 @@ def test_quality_counts_valid_unique_new_and_why_not():
         "<BOS> [Cu][Cu] <SEP> c1cc <EOS>",
         "<BOS> [Cu][Cu] <SEP> C",
     ]  # fmt: skip
-    found = judge(texts, {"[Zn]", "[Cu][Cu]"}, TEXTS)
+    found = judge(texts, Known.of({"[Zn]", "[Cu][Cu]"}, TEXTS))
     assert (found.samples, found.valid, found.unique) == (7, 4 / 7, 3 / 4)
     assert (found.novel, found.new_linkers) == (1 / 3, 1 / 3)
+    assert found.vnu == pytest.approx(1 / 7)
     assert found.refused == {"unknown_node": 1, "unreadable_linker": 1, "malformed": 1}
     assert [atoms_of(s) for s in found.sets] == [34, 34, 23, 9]

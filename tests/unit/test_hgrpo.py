@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from promof_hpc.assembly.components import Components
+from promof_hpc.assembly.components import Components, crystal_components, matched_components
 from promof_hpc.assembly.net_start import NetStart, net_starts
+from promof_hpc.assembly.node_library import NodeLibrary
 from promof_hpc.assembly.stack import place, poses_of, stack
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import (
@@ -30,7 +31,7 @@ from promof_hpc.design.sharing import shared
 from promof_hpc.design.starts import launch
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.design.trace import Draft, Flight, Trace, components_digest
-from promof_hpc.errors import PromofError
+from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.policy import sde
 from promof_hpc.policy.engineer import Engineer, EngineerSettings
 from promof_hpc.policy.flow import prior
@@ -41,7 +42,7 @@ from promof_hpc.structure import Structure
 from tests.policies import SMALL, easy_sequences, libraries, policies, small_mofs, state_digest
 
 TARGET = {"pld_ang": 4.0, "atoms": 20.0}
-ASKED = Round(0, 7, 64, 0, [TARGET])
+ASKED = Round(0, 0, 64, 0, [TARGET])
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +70,10 @@ def round_of(config: DesignConfig) -> tuple[Proposals, list[Judged]]:
 @pytest.fixture(scope="module")
 def components() -> Components:
     """A small set with torsions."""
-    from promof_hpc.assembly.components import matched_components
-    from promof_hpc.assembly.node_library import NodeLibrary
-
     library = NodeLibrary.read(SMALL / "nodes.h5")
-    mof = next(m for m in small_mofs() if m.fully_matched and 20 < len(m.decomposition.structure) < 40
-               and sum(len(b.torsions) for b in matched_components(m, library)[0].blocks if b.torsions) > 1)  # fmt: skip
-    return matched_components(mof, library)[0]
+    some = [m for m in small_mofs() if m.fully_matched and 20 < len(m.decomposition.structure) < 40]
+    made = (matched_components(m, library)[0] for m in some)
+    return next(c for c in made if sum(len(b.torsions) for b in c.blocks if b.torsions is not None) > 1)
 
 
 def engineer(seed: int = 0) -> Engineer:
@@ -160,7 +158,7 @@ def test_nothing_is_learned_where_there_was_no_noise(components):
 
 def written(config: DesignConfig, count: int = 6) -> tuple[ChemistLearner, list[WrittenSet]]:
     loaded = load_chemist(config.policy.weights)
-    learner = ChemistLearner(loaded, LearningSettings(learning_rate_chemist=1e-3))
+    learner = ChemistLearner(loaded, LearningSettings(learning_rate_chemist=1e-4))
     conditions = loaded.conditions.encode([TARGET] * count)
     found = sample(loaded.network, loaded.vocabulary, conditions, torch.Generator().manual_seed(0))
     lessons = [
@@ -202,7 +200,7 @@ def test_a_round_is_the_same_whenever_it_is_asked_for(config, round_of):
     structures = [(a.structure, b.structure) for a, b in zip(again.items, round_of[0].items, strict=True)]
     assert all(a is None or a.digest() == b.digest() for a, b in structures)
     assert any(a is not None for a, _ in structures)
-    other = Promof(config).propose(replace(ASKED, seed=8))
+    other = Promof(config).propose(replace(ASKED, seed=1))
     assert Shard(other.trace).digest() != Shard(again.trace).digest()
 
 
@@ -309,7 +307,6 @@ def test_other_components_than_those_proposed_stop_the_learning(config, round_of
 def test_trace_comes_back_from_a_shard_bit_by_bit(components, tmp_path):
     network = engineer()
     smaller = small_mofs()[0]
-    from promof_hpc.assembly.components import crystal_components
 
     groups = [flown(network, components), flown(network, crystal_components(smaller)[0], 2)]
     flights = [Flight(k, components_digest(g.fixed), g.rollout) for k, g in enumerate(groups)]
@@ -384,7 +381,7 @@ def test_equal_crystals_of_a_round_share_one_structure():
     first = Structure(np.array([30, 8, 8, 6], np.int32), rng.random((4, 3)) @ cell, cell)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     same = Structure(first.numbers, (first.positions + 1.7) @ turn + rng.normal(0, 1e-4, (4, 3)), cell @ turn)
-    other = Structure(first.numbers, first.positions + [[0.4, 0, 0], [0] * 3, [0] * 3, [0] * 3], cell)
+    other = Structure(first.numbers, first.positions + np.diag([0.4, 0, 0, 0])[:, :3], cell)
     items = [Proposal(f"a{k}", 0, 0, "set", s) for k, s in enumerate((first, same, other, None))]
     items.append(replace(items[1], name="b", sequence="another set"))
     found = shared(items)
@@ -424,8 +421,6 @@ def test_noise_only_in_the_window_that_slides_with_the_round(config):
 
 
 def test_weights_are_missing(config, tmp_path: Path):
-    from promof_hpc.errors import UsageError
-
     nowhere = config.policy.model_copy(update={"weights": str(tmp_path)})
     with pytest.raises(UsageError, match="promof pretrain chemist"):
         Promof(config.model_copy(update={"policy": nowhere}))

@@ -62,7 +62,7 @@ def proposals(draw):
                 misfit=draw(REAL),
                 snap_energy_ang2=draw(REAL),
                 displacement_ang=draw(REAL),
-            )  # fmt: skip
+            )
         )
     kinds = st.sampled_from([np.float32, np.float64, np.int64, np.int8, np.bool_])
     trace = draw(st.dictionaries(

@@ -12,10 +12,9 @@ from promof_hpc.config import DesignConfig, RewardSettings, TaskSettings
 from promof_hpc.design.issuing import IssueReason
 from promof_hpc.design.reward import (
     GATES,
-    Materials,
+    Repeats,
     Yardstick,
     judge,
-    kind_by_blocks,
     passed,
     stability,
 )
@@ -27,7 +26,7 @@ from promof_hpc.store.schema import FAILED, Evaluation, Outcome, Row
 from promof_hpc.structure import Structure
 
 SEVENNET = "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36"
-ONE_ATOM = Structure(np.array([30], np.int32), np.zeros((1, 3)), np.eye(3))
+ONE_ATOM = Structure(np.array([30], np.int32), np.zeros((1, 3)), 3.0 * np.eye(3))
 TARGETS = [{"pld_ang": 6.0, "atoms": 40.0}]
 
 
@@ -42,11 +41,12 @@ def judged(
     items: list[Proposal],
     rows: list[Row | None],
     measure: Yardstick,
-    materials: Materials | None = None,
+    repeats: Repeats | None = None,
     wanted: list[dict[str, float]] | None = None,
+    structure: Structure = ONE_ATOM,
 ) -> list[Judged]:
     asked = Round(0, 0, 10, 0, TARGETS if wanted is None else wanted)
-    return judge(asked, items, [r and Evaluation(r, ONE_ATOM) for r in rows], measure, materials)
+    return judge(asked, items, [r and Evaluation(r, structure) for r in rows], measure, repeats)
 
 
 def proposal(**given: object) -> Proposal:
@@ -207,14 +207,19 @@ def test_displacement_and_repetition_cost_and_never_sink_below_the_floor(referen
     assert moved.reward == pytest.approx(plain.reward - 1.0)
     (lost,) = judged([proposal(displacement_ang=99.0)], [row(reference)], measure)
     assert lost.reward == -10.0
-    materials = Materials(kind_by_blocks)
+    repeats = Repeats()
+    rng = np.random.default_rng(0)
     for expected in (0.0, 0.0, 1.0, 2.0):  # two are free
-        items, rows = [proposal()], [row(reference)]
-        (found,) = judged(items, rows, measure, materials)
-        assert found.reward == pytest.approx(plain.reward - expected)
-        materials.add(items, rows)
-    (other,) = judged([proposal(start="net:pcu")], [row(reference)], measure, materials)
+        moved = replace(ONE_ATOM, positions=rng.random((1, 3)))  # the same crystal at another origin
+        items, rows = [proposal()] * 3, [row(reference)] * 3
+        found = judged(items, rows, measure, repeats, structure=moved)
+        assert [j.reward for j in found] == pytest.approx([plain.reward - expected] * 3)
+        repeats.add([Evaluation(r, moved) for r in rows])
+    larger = replace(ONE_ATOM, cell=1.2 * ONE_ATOM.cell)
+    (other,) = judged([proposal()], [row(reference)], measure, repeats, structure=larger)
     assert other.reward == pytest.approx(plain.reward)
+    (failed,) = judged([proposal()], [row(reference, outcome=Outcome.EXPLODED)], measure, repeats)
+    assert failed.reward == -10.0
 
 
 def test_energy_task_is_met_by_new_materials_of_low_energy(reference):

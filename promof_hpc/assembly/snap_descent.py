@@ -1,0 +1,207 @@
+"""The descent of snap: stages of Levenberg-Marquardt steps in which repulsion grows and contacts are chosen anew.
+
+Where who meets whom is free, one stage does it. Along kept edges the way is longer, because the start may be far off:
+first contacts are drawn together by their middles, without the order of their donors and without repulsion, in a cell
+kept roomy (else the net collapses into a dense one that is just as closed); then donor by donor, with the ends of the
+blocks chosen anew; then repulsion grows. Assemblies that stay far open before that are given up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from promof_hpc.assembly.snap_assign import Choice, Kept, Matchmaker
+from promof_hpc.assembly.snap_energy import Rig, View, Weights, points_of, view
+from promof_hpc.assembly.snap_overlap import SKIN_ANG, Overlaps, close_pairs, no_pairs
+from promof_hpc.assembly.snap_step import step
+from promof_hpc.assembly.stack import Poses
+
+T = TypeVar("T")
+
+CHOOSE_EVERY = 5  # steps between choices of who meets whom
+LIST_EVERY = 3  # steps between lists of close pairs
+FIRST_DAMPING, DAMPING_RANGE = 0.1, (1e-5, 1e3)
+ACCEPTED, REJECTED = 0.4, 5.0  # factors of the damping
+DENSEST_ANG3 = 1.0  # volume per atom; below it atoms have no meaningful neighbours
+HOPELESS_ANG2 = 8.0  # open contacts before repulsion grows, above which hardly any assembly was ever closed
+CLOSED_ANG2 = 1e-3  # contacts closed enough to end a stage without repulsion
+STALLED = 0.99  # share of the energy that must remain after a round of steps to call it stalled
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps during which repulsion rises linearly from `low` to `high` over the first `ramp` steps.
+
+    `room` multiplies the least volume and `volume` is its weight in Å²; `swap` allows other ends on kept edges.
+    """
+
+    steps: int
+    low: float
+    high: float
+    ramp: int
+    room: float
+    volume: float
+    swap: bool = True
+
+
+DRAW_TOGETHER = Stage(60, 0.0, 0.0, 1, 1.3, 50.0, swap=False)
+CLOSE = Stage(20, 0.0, 0.0, 1, 1.3, 50.0)
+
+
+def last_stage(kept: bool, steps: int, volume: float) -> Stage:
+    """The stage in which repulsion grows: soon where contacts are free, slowly around `kept` edges that are closed."""
+    if kept:
+        return Stage(3 * steps, 0.02, 1.0, max(1, int(1.2 * steps)), 1.0, volume)
+    return Stage(steps, 0.05, 1.0, max(1, int(0.4 * steps)), 1.0, volume)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Assemblies to finish.
+
+    Attributes:
+        rig: what is fixed.
+        maker: chooses who meets whom.
+        done: energy in Å² below which each is finished, [B].
+        behind: weight of the points behind donors.
+    """
+
+    rig: Rig
+    maker: Matchmaker
+    done: Tensor
+    behind: float
+
+    def take(self, rows: Tensor) -> Problem:
+        """The assemblies `rows`."""
+        return Problem(self.rig.take(rows), self.maker.take(rows), self.done[rows], self.behind)
+
+
+@dataclass(frozen=True)
+class State:
+    """The best that is known of B assemblies: poses, energy in Å² [B] by the measure of the stage, and contacts."""
+
+    poses: Poses
+    energy: Tensor
+    choice: Choice
+
+    def take(self, rows: Tensor) -> State:
+        """The assemblies `rows`."""
+        return State(self.poses.take(rows), self.energy[rows], self.choice.take(rows))
+
+
+def descend(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
+    """Finish assemblies from `start`.
+
+    Args:
+        problem: the assemblies.
+        start: their poses, in reduced cells.
+        stage: the last one, in which repulsion grows.
+        factor: of the costs of who meets whom at the very start.
+
+    Returns:
+        the best states with their energies at full repulsion, which are never above that of the start.
+    """
+    maker = problem.maker
+    if not isinstance(maker, Kept):
+        return run(problem, start, stage, factor)
+    first = maker.choose(points_of(problem.rig, start), start.cells, swap=False)
+    best = State(start, _energy(problem.rig, start, first, _measure(problem, stage)), first)
+    closed = torch.full_like(problem.done, CLOSED_ANG2)
+    rough = maker.coarse()
+    drawn = run(Problem(rough.rig, rough, closed, problem.behind), start, DRAW_TOGETHER, factor)
+    maker = maker.on(drawn.choice.pairing)
+    near = run(Problem(problem.rig, maker, closed, problem.behind), drawn.poses, CLOSE)
+    hopeful = near.energy < HOPELESS_ANG2 + problem.done
+    near = replace(near, energy=_energy(problem.rig, near.poses, near.choice, _measure(problem, stage)))
+    best = _lower(best, torch.arange(len(start), device=start.cells.device), near)
+    rows = torch.nonzero(hopeful)[:, 0]
+    if len(rows):
+        settling = replace(problem, maker=maker.on(near.choice.pairing)).take(rows)
+        best = _lower(best, rows, run(settling, near.poses.take(rows), stage))
+    return best
+
+
+def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
+    """One stage; assemblies leave it when they are done or stalled."""
+    alive = torch.arange(len(start), device=start.cells.device)
+    problem, poses = problem.take(alive), start  # a copy: choosing changes it
+    problem = replace(problem, rig=replace(problem.rig, least_volume=stage.room * problem.rig.least_volume))
+    measure = _measure(problem, stage)
+    damping = torch.full_like(problem.done, FIRST_DAMPING)
+    best: State | None = None
+    for number in range(0, stage.steps, CHOOSE_EVERY):
+        swap = stage.swap or (factor is not None and number == 0)
+        points = points_of(problem.rig, poses)
+        choice = problem.maker.choose(points, poses.cells, factor if number == 0 else None, swap)
+        before = _energy(problem.rig, poses, choice, measure)
+        best = State(poses, before, choice) if best is None else best
+        for it in range(number, min(number + CHOOSE_EVERY, stage.steps)):
+            if (it - number) % LIST_EVERY == 0:
+                overlaps = _pairs(problem.rig, poses, measure)
+            grown = stage.low + (stage.high - stage.low) * min(1.0, it / stage.ramp)
+            poses, damping = _try_step(
+                view(problem.rig, poses, choice.matched, overlaps), replace(measure, repulsion=grown), damping
+            )
+        energy = _energy(problem.rig, poses, choice, measure)
+        best = _lower(best, alive, State(poses, energy, choice))
+        going = energy >= problem.done
+        if number >= stage.ramp:
+            going &= energy < STALLED * before
+        left = torch.nonzero(going)[:, 0]
+        if not len(left):
+            break
+        if len(left) < len(alive):
+            alive, problem, poses, damping = alive[left], problem.take(left), poses.take(left), damping[left]
+    assert best is not None  # a stage has steps
+    return best
+
+
+def _try_step(seen: View, weights: Weights, damping: Tensor) -> tuple[Poses, Tensor]:
+    """Poses and damping after one step, which counts only where it lowers the energy."""
+    trial = step(seen, weights, damping)
+    after = view(seen.rig, trial, seen.matched, seen.overlaps).energy(weights)
+    roomy = torch.linalg.det(trial.cells).abs() > DENSEST_ANG3 * seen.rig.fixed.atoms.sum(1)
+    lower = (after < seen.energy(weights)) & roomy  # a NaN is not lower
+    damping = torch.where(lower, damping * ACCEPTED, damping * REJECTED).clamp(*DAMPING_RANGE)
+    return _merge(seen.poses, lower, trial), damping
+
+
+def _measure(problem: Problem, stage: Stage) -> Weights:
+    """By what the assemblies of a stage are compared: full repulsion, or none where the stage has none."""
+    return Weights(problem.behind, stage.high, stage.volume)
+
+
+def _pairs(rig: Rig, poses: Poses, weights: Weights, skin: float = SKIN_ANG) -> Overlaps:
+    """Close pairs, none where they have no weight."""
+    if not weights.repulsion:
+        return no_pairs(poses.cells)
+    return close_pairs(rig.reach, points_of(rig, poses).atoms, poses.cells, skin)
+
+
+def _energy(rig: Rig, poses: Poses, choice: Choice, weights: Weights) -> Tensor:
+    """Energy with a fresh list of overlaps, [B]."""
+    return view(rig, poses, choice.matched, _pairs(rig, poses, weights, 0.0)).energy(weights)
+
+
+def _lower(best: State, rows: Tensor, other: State) -> State:
+    """`best` [B] with its assemblies `rows` replaced by those of `other` where these are lower."""
+    better = torch.nonzero(other.energy < best.energy[rows])[:, 0]
+    return put(best, rows[better], other.take(better))
+
+
+def put(whole: T, rows: Tensor, part: T) -> T:
+    """A tensor, or dataclass of tensors, [B] with `rows` replaced."""
+    if isinstance(whole, Tensor):
+        return whole.index_copy(0, rows, part)
+    assert is_dataclass(whole)
+    return replace(whole, **{f.name: put(getattr(whole, f.name), rows, getattr(part, f.name)) for f in fields(whole)})
+
+
+def _merge(poses: Poses, chosen: Tensor, other: Poses) -> Poses:
+    """`other` where `chosen` [B], else `poses`."""
+    rows = torch.nonzero(chosen)[:, 0]
+    return put(poses, rows, other.take(rows))
