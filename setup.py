@@ -29,6 +29,8 @@ CORE = [
     "core-mof",
     "mpi4py",
     "submitit",
+    "safetensors",
+    "tensorboard",
 ]
 EXTRAS = {
     "train": ["deepspeed"],
@@ -46,7 +48,7 @@ setup(
     python_requires=">=3.11",
     packages=find_namespace_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
     include_package_data=True,
-    package_data={"": ["*.cif", "*.h5", "*.json", "*.md", "*.txt", "*.j2", "*.css", "*.js"]},
+    package_data={"": ["*.cif", "*.h5", "*.safetensors", "*.json", "*.jsonl", "*.md", "*.txt", "*.j2", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["promof=hpc.cli:main"]},

@@ -55,9 +55,10 @@ def compare(path: Path, folder: Path | None, jobs: int, as_json: bool) -> int:
     command = f"promof compare {path}" + (f" --out {folder}" if folder else "")
     tables = Tables(place, config, f"Study {path.stem}", command)
     endings: list[Ending] = []
+    results = ""
     for ending in _pursue(config.runs(), place, jobs):
         endings.append(ending)
-        tables.write()
+        results = tables.write()
         if not as_json:
             _say(ending, len(endings), len(config.runs()))
         if ending.code == STOPPED:
@@ -65,6 +66,7 @@ def compare(path: Path, folder: Path | None, jobs: int, as_json: bool) -> int:
     if as_json:
         print((place / "comparison.json").read_text(encoding="utf-8"))
     else:
+        print(results)
         print(f"Tables: {', '.join(str(place / name) for name in TABLES)}")
     codes = {e.code for e in endings}
     return next((code for code in (STOPPED, FAILED, INCOMPLETE) if code in codes), DONE)
@@ -78,16 +80,17 @@ class Tables:
         self._finished: dict[str, RunFigures] = {}
         self._known: dict[tuple[str, str], frozenset[str]] = {}
 
-    def write(self) -> None:
-        """Read the runs that there are and write the tables."""
+    def write(self) -> str:
+        """Read the runs that there are and write the tables; returns the results as Markdown."""
         from promof_hpc.design.study import table
-        from promof_hpc.report.comparison import Study, as_json, html, markdown
+        from promof_hpc.report.comparison import Study, as_json, html, markdown, results
 
         lines = table(list(self._figures()), self._config.bootstrap)
         budget = self._config.design.budget or 0
         study = Study(self._title, lines, len(self._config.runs()), budget, self._command)
         for name, text in zip(TABLES, (markdown(study), html(study), as_json(study)), strict=True):
             replace_text(self._place / name, text)
+        return results(study)
 
     def _figures(self) -> Iterator[RunFigures]:
         from promof_hpc.design.achieved import run_figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +21,11 @@ from promof_hpc.design.inputs import inputs_of
 from promof_hpc.design.registry import build
 from promof_hpc.design.scoring import Scoring, known_sets, reference_of
 from promof_hpc.errors import PromofError, UsageError
-from promof_hpc.store.budget import batches_of, fold
+from promof_hpc.report.status import snapshot
+from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import Owner
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import Ended, RunDir, end, go_on, how_ended, raise_budget, read_round, stop_requested
+from promof_hpc.store.run_dir import Ended, RunDir, end, go_on, how_ended, raise_budget, stop_requested
 
 if TYPE_CHECKING:
     from hpc.console import Progress
@@ -159,7 +160,7 @@ def complete_design(
                 return STOPPED
             except Incomplete:
                 return INCOMPLETE
-            end(run, Ended(ending.name, ending.value))
+            end(run, Ended(ending.name, _why(run, ending)))
             farm.leave(progress.evaluating, FAREWELL_S)
             return CODES[ending]
 
@@ -168,9 +169,8 @@ def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progres
     events = EventLog(run, f"{Owner.here().job}-trainer")
     events.write("began", committed=fold(run, None).committed)
 
-    def wait(number: int) -> None:
-        batches = {plan.name for plan in batches_of(read_round(run, number), number)}
-        while not batches <= set(run.committed(number)):
+    def wait(number: int, batches: Collection[str]) -> None:
+        while not set(batches) <= set(run.committed(number)):
             if stop_requested(run):
                 raise Stopped
             farm.keep()
@@ -184,6 +184,15 @@ def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progres
         progress.phase(phase, number)
 
     return Campaign(run, config, parts.strategy, parts.scoring, Hands(wait, safe_point, progress.note)).pursue()
+
+
+def _why(run: RunDir, ending: Ending) -> str:
+    """How a campaign ended, for people; where the gate was in the way, with what it refused."""
+    if ending is Ending.SPENT:
+        return ending.value
+    now = snapshot(run, design_of(run).budget)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(now.refused.items(), key=lambda item: -item[1])[:4])
+    return f"{ending.value}: {now.entries} proposals, refused {reasons or 'none'}"
 
 
 def _raise_budget(run: RunDir, budget: int) -> None:

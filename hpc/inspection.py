@@ -6,12 +6,14 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
-from hpc.kinds import as_screening, config_of
+from hpc.kinds import as_screening, config_of, design_of
+from promof_hpc.report.campaign_status import is_campaign
 from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims
@@ -75,6 +77,10 @@ def write_report(run_or_path: RunDir | Path) -> Path:
 
     run = run_or_path if isinstance(run_or_path, RunDir) else RunDir.open(run_or_path)
     data = collect(run, as_screening(run))
+    if is_campaign(run):
+        from promof_hpc.report.campaign import collect_campaign
+
+        data = replace(data, campaign=collect_campaign(run, design_of(run)))
     write_tables(data, run.report)
     return write_page(data, run.report / "index.html")
 
@@ -104,8 +110,8 @@ def prune_run(path: Path, yes: bool) -> None:
 def _removable(run: RunDir, live: set[str]) -> Iterator[Path]:
     """Temporary files an hour old, void claims, suspicions of committed batches, logs of ended farms."""
     hour_ago = time.time() - 3600
-    for file in run.path.rglob(".*.tmp"):
-        if file.stat().st_mtime < hour_ago:
+    for file in run.path.rglob(".*.tmp"):  # folders are what killed writers left of checkpoints; resuming removes them
+        if file.is_file() and file.stat().st_mtime < hour_ago:
             yield file
     committed = {batch for n in run.round_numbers() for batch in run.committed(n)}
     for name in list_names(run.claims):

@@ -92,13 +92,12 @@ class _Lines:
         self._printed = 0.0
 
     def __call__(self, look: Look) -> None:
-        if not look.validation and time.monotonic() - self._printed < LINE_EVERY_S:
+        if look.part == "training" and time.monotonic() - self._printed < LINE_EVERY_S:
             return
         self._printed = time.monotonic()
         left = look.elapsed_s * (1.0 / look.share - 1.0) if look.share > 0 else float("nan")
         losses = ", ".join(f"{name} {value:.4f}" for name, value in look.losses.items())
-        part = "validation" if look.validation else "training"
         print(
-            f"step {look.step} ({look.share:.0%}; {duration(max(0.0, left))} left) {part}: {losses}",
+            f"step {look.step} ({look.share:.0%}; {duration(max(0.0, left))} left) {look.part}: {losses}",
             file=sys.stderr, flush=True,
         )  # fmt: skip

@@ -82,7 +82,7 @@ def campaign(run, config, strategy, *, dies_at: int | None = None, told: list | 
             raise Interrupted
         steps += 1
 
-    def wait(number: int) -> None:
+    def wait(number, batches) -> None:
         step()
         commit_round(run, number)
 

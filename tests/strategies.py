@@ -8,6 +8,7 @@ import numpy as np
 from promof_hpc.config import DesignConfig
 from promof_hpc.design.strategy import Proposal, Proposals
 from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.screen.library import scan
 from promof_hpc.structure import Structure
 
 CELL_ANG = np.diag([4.2, 4.4, 6.5])  # small, because measuring pores takes long in large cells
@@ -35,11 +36,11 @@ class Drift:
         items, noises = [], []
         sizes = self._config.rounds
         for group in range(len(asked.targets) * sizes.sets):
-            base = dimer(group)
+            base = self.base(group)
             for member in range(sizes.assemblies):
                 rng = asked.generator("drift", group, member)
                 noise = rng.normal(0, self.strength, base.positions.shape)
-                noises.append(noise)
+                noises.append(noise.std())
                 name = f"r{asked.number:05d}-s{group:02d}-a{member:02d}"
                 refused = self.refused_every and len(items) % self.refused_every == self.refused_every - 1
                 structure = None if refused else self.structure(asked, base, noise, member)
@@ -60,6 +61,9 @@ class Drift:
         return Proposals(
             tuple(items), {"noise": np.array(noises), "strength": strength, "set": [i.sequence for i in items]}
         )
+
+    def base(self, group):
+        return dimer(group)
 
     def structure(self, asked, base, noise, member):
         return Structure(base.numbers, base.positions + noise, base.cell)
@@ -119,3 +123,18 @@ class Broken(Drift):
 
     def learn(self, asked, proposals, judged):
         raise PromofError("This strategy cannot learn this; try another.")
+
+
+class Shaken(Drift):
+    """Shakes real MOFs of 22 to 36 atoms, a group each."""
+
+    names = ("LIKFOB_clean", "UXEDEH_clean", "jp102463p_si_004_clean")
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.strength = 0.02
+        entries = {e.name: e for e in scan("demo").entries}
+        self.mofs = [entries[name].read() for name in self.names]
+
+    def base(self, group):
+        return self.mofs[group % len(self.mofs)]

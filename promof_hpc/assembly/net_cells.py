@@ -1,13 +1,28 @@
-"""A donor's net in a larger cell: for component sets with more formula units than the donor's own cell holds."""
+"""A donor's net in another cell, for component sets with more or fewer formula units than the donor's own holds."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from math import gcd
 
 import numpy as np
 from ase.geometry.minkowski_reduction import minkowski_reduce
 
 from promof_hpc.assembly.net_library import Donor
+
+MOST_UNITS = 4  # cells in one, of either
+SAME_PLACE = 1e-6  # of the cell, in the equilibrium placement
+
+
+def in_cells_of(donor: Donor, blocks: int) -> list[Donor]:
+    """The donor in every cell with so many blocks, the most compact cell first; none where there is no such cell."""
+    own = len(donor.kinds)
+    if blocks % own == 0 and blocks // own <= MOST_UNITS:
+        return in_larger_cells(donor, blocks // own)
+    if own % blocks == 0 and own // blocks <= MOST_UNITS:
+        return in_smaller_cells(donor, own // blocks)
+    return []
 
 
 def in_larger_cells(donor: Donor, factor: int) -> list[Donor]:
@@ -17,7 +32,7 @@ def in_larger_cells(donor: Donor, factor: int) -> list[Donor]:
     """
     if factor == 1:
         return [donor]
-    made = [_in_cell(donor, _reduced(basis, donor.cell)) for basis in _sublattices(factor)]
+    made = [_in_cell(donor, np.rint(_reduced(basis, donor.cell)).astype(int)) for basis in _sublattices(factor)]
     return sorted(made, key=lambda d: float((d.cell**2).sum()))
 
 
@@ -38,7 +53,7 @@ def _sublattices(index: int) -> list[np.ndarray]:
 def _reduced(basis: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """The same sublattice with the shortest vectors, right-handed."""
     _, change = minkowski_reduce(basis @ cell)
-    basis = np.asarray(change, int) @ basis
+    basis = np.rint(change) @ basis
     reduced: np.ndarray = basis if np.linalg.det(basis) > 0 else -basis
     return reduced
 
@@ -84,3 +99,106 @@ def _home(image: np.ndarray, basis: np.ndarray, inverse: np.ndarray) -> tuple[tu
     moved = np.floor(image @ inverse + 1e-6).astype(int)
     a, b, c = (image - moved @ basis).tolist()
     return (int(a), int(b), int(c)), moved.tolist()
+
+
+def in_smaller_cells(donor: Donor, factor: int) -> list[Donor]:
+    """The donor's net described in cells of a `factor` smaller volume, as far as its net repeats there.
+
+    A crystal may repeat only after twice the distance after which its net does, since copies of a block differ. Such
+    translations are found in the equilibrium placement of the net, where equivalent vertices lie a translation apart.
+    Positions and directions are those of the first copy.
+    """
+    places = _equilibrium(donor)
+    found = []
+    for numerators in np.ndindex(factor, factor, factor):
+        translation = np.array(numerators) / factor
+        generates = any(gcd(n, factor) == 1 for n in numerators)
+        if not generates or not _first_of_its_line(numerators, factor):
+            continue
+        moved = _automorphism(donor, places, translation)
+        if moved is not None:
+            found.append(_quotient(donor, translation, moved, factor))
+    return [d for d in found if d is not None]
+
+
+def _first_of_its_line(numerators: tuple[int, ...], factor: int) -> bool:
+    """Whether a translation is the smallest of those that generate the same finer lattice."""
+    multiples = [tuple(k * n % factor for n in numerators) for k in range(1, factor) if gcd(k, factor) == 1]
+    return tuple(numerators) == min(multiples)
+
+
+def _equilibrium(donor: Donor) -> np.ndarray:
+    """Fractional coordinates [K, 3] at which every vertex is the mean of its neighbours, the first at the origin."""
+    count = len(donor.kinds)
+    laplacian, right = np.zeros((count, count)), np.zeros((count, 3))
+    for p, q, *shift in donor.edges.tolist():
+        laplacian[[p, q], [p, q]] += 1.0
+        laplacian[[p, q], [q, p]] -= 1.0
+        right[p] += shift
+        right[q] -= shift
+    places = np.linalg.lstsq(laplacian, right, rcond=None)[0]
+    return places - places[0]
+
+
+def _automorphism(donor: Donor, places: np.ndarray, translation: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where a translation takes every vertex: (vertex [K], cell [K, 3]); None where the net does not repeat by it."""
+    offset = places[:, None] + translation - places[None]
+    cell = np.round(offset).astype(int)
+    meets = (np.abs(offset - cell).max(-1) < SAME_PLACE) & (donor.kinds[:, None] == donor.kinds[None])
+    if not (meets.sum(1) == 1).all() or not (meets.sum(0) == 1).all():  # vertices that collide cannot be told apart
+        return None
+    vertex = meets.argmax(1)
+    cell = cell[np.arange(len(vertex)), vertex]
+    sizes = [len(e) for e in donor.elements]
+    before = Counter((p, q, *s, m) for (p, q, *s), m in zip(donor.edges.tolist(), sizes, strict=True))
+    after: Counter[tuple[int, ...]] = Counter()
+    for (p, q, *shift), size in zip(donor.edges.tolist(), sizes, strict=True):
+        image = np.array(shift) + cell[q] - cell[p]
+        after[int(vertex[p]), int(vertex[q]), *image.tolist(), size] += 1
+    return (vertex, cell) if before == after else None
+
+
+def _quotient(donor: Donor, translation: np.ndarray, moved: tuple[np.ndarray, np.ndarray], factor: int) -> Donor | None:
+    """The donor with the vertices that a translation joins made one; None where it fixes a vertex."""
+    vertex, cell = moved
+    owner, cells = np.full(len(vertex), -1), np.zeros((len(vertex), 3))  # first copy, and the way from it
+    for start in range(len(vertex)):
+        if owner[start] >= 0:
+            continue
+        at, way = start, np.zeros(3)
+        for _ in range(factor):
+            if owner[at] >= 0:
+                return None
+            owner[at], cells[at] = start, way
+            way = way + translation - cell[at]
+            at = int(vertex[at])
+    kept = np.unique(owner)
+    number = {int(v): k for k, v in enumerate(kept)}
+    basis = _reduced(_finer_basis(translation, factor), donor.cell)
+    inverse = np.linalg.inv(basis)
+    edges, chosen = [], []
+    for k, (p, q, *shift) in enumerate(donor.edges.tolist()):
+        if owner[p] == p:
+            image = np.rint((np.array(shift) + cells[q]) @ inverse).astype(int)
+            edges.append((number[p], number[int(owner[q])], *image.tolist()))
+            chosen.append(k)
+    return replace(
+        donor,
+        cell=basis @ donor.cell,
+        kinds=donor.kinds[kept],
+        centroids=donor.centroids[kept],
+        edges=np.array(edges, np.int32),
+        elements=tuple(donor.elements[k] for k in chosen),
+        directions=donor.directions[chosen],
+        lengths=donor.lengths[chosen],
+    )
+
+
+def _finer_basis(translation: np.ndarray, factor: int) -> np.ndarray:
+    """Basis (rows, in the old vectors) of the old lattice and a translation of that order, [3, 3]."""
+    numerators = np.rint(translation * factor).astype(int)
+    axis = int(np.argmax([gcd(int(n), factor) == 1 for n in numerators]))
+    times = pow(int(numerators[axis]), -1, factor)
+    basis = np.eye(3)
+    basis[axis] = (times * numerators % factor) / factor
+    return basis

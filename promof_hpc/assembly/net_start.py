@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from promof_hpc.assembly.components import Components, Solution
-from promof_hpc.assembly.net_cells import in_larger_cells
+from promof_hpc.assembly.net_cells import in_cells_of
 from promof_hpc.assembly.net_close import Placed, close
 from promof_hpc.assembly.net_library import Donor, NetLibrary
 from promof_hpc.assembly.net_place import propose
@@ -24,12 +25,11 @@ from promof_hpc.geometry.topology import Level
 
 STATES = 6  # torsion states in which linkers are oriented
 MOST_NETS = 10
-MOST_DONORS = 4  # of each net
-MOST_UNITS = 4  # cells of a donor in one of the components
+MOST_DONORS, MOST_CELLS = 4, 8  # of each net, and cells in which they are described
 DRAWS = 600  # over all donors and both hands
 DRAWS_OF_ONE = (8, 48)  # at least and at most for one donor and hand
 QUICK_TURNS, LONG_TURNS = 3, 12
-LONG_FACTOR = 3  # proposals closed to the end for each start that is asked for
+LONG_FACTOR = 2  # proposals closed to the end for each start that is asked for
 LEAST_VOLUME_ANG3 = 11.0  # per atom, while contacts are closed
 SAME_ENERGY = 1e-4  # relative; symmetry makes many proposals the same
 
@@ -71,10 +71,11 @@ def net_starts(
         return []
     target = target_of(components, STATES, generator)
     draws = int(np.clip(DRAWS / (2 * sum(map(len, nets))), *DRAWS_OF_ONE))
-    found = [_on_net(target, donors, draws, count, generator) for donors in nets]
+    quick = [_on_net(target, donors, draws, generator) for donors in nets]
+    chosen = _interleaved([f.misfit for f in quick], LONG_FACTOR * count)
+    found = [_closed(target, f, [row for k, row in chosen if k == net], LONG_TURNS) for net, f in enumerate(quick)]
     wanted = count if preference is None else LONG_FACTOR * count
-    chosen = _interleaved([f.misfit for f in found], wanted)
-    starts = [_start(target, found[net], row) for net, row in chosen]
+    starts = [_start(target, found[net], row) for net, row in _interleaved([f.misfit for f in found], wanted)]
     if preference is not None:
         starts.sort(key=preference, reverse=True)
     return starts[:count]
@@ -85,8 +86,8 @@ def candidate_nets(
 ) -> list[list[Donor]]:
     """Donors of every net that the components may form, the likeliest nets and donors first.
 
-    Nets of the same contact sizes come before nets that only have the same numbers of contacts. Donors with fewer
-    formula units stand in a larger cell.
+    Nets of the same contact sizes come before nets that only have the same numbers of contacts. Donors with other
+    numbers of formula units are described in a larger or smaller cell.
     """
     found: list[list[Donor]] = []
     known: set[str] = set()
@@ -105,16 +106,17 @@ def _nets(
     scored: dict[str, list[tuple[float, str, Donor]]] = {}
     for donor in library.donors:
         own = donor.signature if level == "size" else donor.count_signature
-        if own != signature or blocks % len(donor.kinds) or blocks > MOST_UNITS * len(donor.kinds):
-            continue
-        if donor.net_key not in known and not without_skeletons & set(donor.skeletons):
-            score = _unlikeness(components, donor) + float(np.log(blocks / len(donor.kinds)))
+        if own == signature and donor.net_key not in known and not without_skeletons & set(donor.skeletons):
+            score = _unlikeness(components, donor) + abs(float(np.log(blocks / len(donor.kinds))))
             scored.setdefault(donor.net_key, []).append((score, donor.name, donor))
     ranked = sorted((-sum(np.exp(-score) for score, *_ in found), key) for key, found in scored.items())
-    nets = []
-    for _, key in ranked[:MOST_NETS]:
-        best = [d for *_, d in sorted(scored[key], key=lambda x: x[:2])[:MOST_DONORS]]
-        nets.append([d for b in best for d in in_larger_cells(b, blocks // len(b.kinds))][: 2 * MOST_DONORS])
+    nets: list[list[Donor]] = []
+    for _, key in ranked:
+        described = (in_cells_of(d, blocks) for *_, d in sorted(scored[key], key=lambda x: x[:2]))
+        some = list(islice((d for cells in islice(filter(None, described), MOST_DONORS) for d in cells), MOST_CELLS))
+        nets += [some] if some else []
+        if len(nets) == MOST_NETS:
+            break
     return nets
 
 
@@ -143,19 +145,24 @@ class _Found:
     donors: Sequence[Donor]
 
 
-def _on_net(target: Target, donors: Sequence[Donor], draws: int, count: int, generator: np.random.Generator) -> _Found:
-    """Proposals on the donors of one net, closed, distinct and sorted."""
+def _on_net(target: Target, donors: Sequence[Donor], draws: int, generator: np.random.Generator) -> _Found:
+    """Proposals on the donors of one net, roughly closed."""
     parts = [propose(target, donor, draws, generator) for donor in donors]
     placed = Placed(**{name: np.concatenate([vars(p)[name] for p in parts]) for name in vars(parts[0])})
-    owner = np.repeat(np.arange(len(donors)), [len(p.cells) for p in parts])
-    for turns, most in ((QUICK_TURNS, LONG_FACTOR * count), (LONG_TURNS, LONG_FACTOR * count)):
-        placed, energy = close(target.points, placed, turns, LEAST_VOLUME_ANG3 * target.atoms)
-        right_handed = np.flatnonzero(np.linalg.det(placed.cells) > 0.0)
-        order = right_handed[np.argsort(energy[right_handed], kind="stable")]
-        order = order[_new(energy[order])][:most]
-        placed, energy, owner = placed.take(order), energy[order], owner[order]
-    misfit = np.sqrt(energy / (2 * target.points.sizes.sum()))
-    return _Found(placed, misfit, [donors[k] for k in owner.tolist()])
+    owners = [donor for donor, part in zip(donors, parts, strict=True) for _ in part.cells]
+    return _closed(target, _Found(placed, np.zeros(len(owners)), owners), range(len(owners)), QUICK_TURNS)
+
+
+def _closed(target: Target, found: _Found, rows: Sequence[int], turns: int) -> _Found:
+    """Some of the proposals with their contacts closed further, the distinct ones sorted by misfit."""
+    placed, energy = close(
+        target.points, found.placed.take(np.array(rows, int)), turns, LEAST_VOLUME_ANG3 * target.atoms
+    )
+    right_handed = np.flatnonzero(np.linalg.det(placed.cells) > 0.0)
+    order = right_handed[np.argsort(energy[right_handed], kind="stable")]
+    order = order[_new(energy[order])]
+    misfit = np.sqrt(energy[order] / (2 * target.points.sizes.sum()))
+    return _Found(placed.take(order), misfit, [found.donors[rows[k]] for k in order.tolist()])
 
 
 def _new(energy: np.ndarray) -> np.ndarray:

@@ -74,6 +74,8 @@ class ChemistTraining(TrainingSettings):
     validation_samples: int = Field(200, ge=0)
     """Sequences written at each look at the validation part; the weights with the largest share of valid, new and
     unique ones are kept. 0: those with the best likelihood of held-out MOFs."""
+    swap_share: float = Field(0.5, ge=0, le=1)
+    """Share of component sets that are shown with each linker drawn anew among those that bind alike."""
     random_smiles: float = Field(0.1, ge=0, le=1)
     """Share of sequences whose linkers are written from a random atom instead of canonically."""
 

@@ -24,6 +24,11 @@ def _as_seeds(value: Any) -> Any:
     return value
 
 
+def _as_base(value: Any) -> Any:
+    """A design that is no strategy's own yet: what only one of them asks for is checked with its runs."""
+    return {**value, "strategy": "random"} if isinstance(value, Mapping) else value
+
+
 class StrategyEntry(Section):
     """One compared system."""
 
@@ -65,7 +70,7 @@ class StudyRun:
 class StudyConfig(Section):
     """A study: strategies x tasks x seeds, each a campaign with the same budget and scorer."""
 
-    design: DesignConfig = DesignConfig()
+    design: Annotated[DesignConfig, BeforeValidator(_as_base)] = DesignConfig(strategy="random")
     """What all runs have in common; its strategy, task and seed are those of the runs."""
     strategies: tuple[StrategyEntry, ...] = Field(min_length=1)
     """The compared systems; the first one is what the others are tested against."""

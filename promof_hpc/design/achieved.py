@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from promof_hpc.chem.fingerprint import fingerprint
+from promof_hpc.chem.fingerprint import Fingerprint, fingerprint
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig, dump_config
 from promof_hpc.config.study import task_name
@@ -19,6 +19,7 @@ from promof_hpc.design.proposal_shard import read_proposals
 from promof_hpc.design.reward import GATES, Passed, Yardstick, passed
 from promof_hpc.design.strategy import Proposal
 from promof_hpc.design.study import RunFigures
+from promof_hpc.errors import Refused
 from promof_hpc.physics.energies import load_reference
 from promof_hpc.store.events import read_events
 from promof_hpc.store.results import read_results
@@ -104,8 +105,8 @@ def run_figures(
         gate_pass_percent=_percent(sum(p.item.gate_score >= 1.0 for p in proposed), len(proposed)),
         top1=math.nan if best is None else _value(best, config),
         top1_error=math.nan if best is None else _distance(best, yardstick),
-        diversity=_diversity(stable),
-        success_diversity=_diversity(successes),
+        diversity=diversity_of(stable),
+        success_diversity=diversity_of(successes),
         materials=len(set(materials(p.evaluation.structure for p in successes if p.evaluation is not None))),
         force_calls=float(sum(p.evaluation.row.force_calls for p in charged if p.evaluation is not None)),
         wall_s=wall_s(run),
@@ -146,9 +147,17 @@ def _value(proposed: Proposed, config: DesignConfig) -> float:
     return row.pld_relaxed_ang if config.task.name == "pore" else row.e_rel_ev_per_atom
 
 
-def _diversity(some: Sequence[Proposed]) -> float:
-    """Mean distance between component sets, one an evaluation."""
-    return diversity([fingerprint(parse_sequence(p.item.sequence)) for p in some])
+def diversity_of(some: Sequence[Proposed]) -> float:
+    """Mean distance between component sets, one an evaluation; those that name none are left out."""
+    found = (_fingerprint(p.item.sequence) for p in some)
+    return diversity([f for f in found if f is not None])
+
+
+def _fingerprint(sequence: str) -> Fingerprint | None:
+    try:
+        return fingerprint(parse_sequence(sequence))
+    except Refused:  # a strategy of the user's own may not think in component sets
+        return None
 
 
 def _percent(count: int, of: int) -> float:

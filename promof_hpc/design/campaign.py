@@ -9,7 +9,7 @@ exactly the policy that has learned from the rounds up to r - 1 - lookahead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -73,12 +73,12 @@ class Hands:
     """What a campaign has others do.
 
     Attributes:
-        wait: returns once every batch of a round has its result; raises what stops the campaign.
+        wait: given a round and its batches, returns once all have results; raises what stops the campaign.
         safe_point: told what comes next and for which round; raises what stops the campaign.
         tell: told what a person should know.
     """
 
-    wait: Callable[[int], None]
+    wait: Callable[[int, Collection[str]], None]
     safe_point: Callable[[Phase, int], None] = lambda phase, number: None
     tell: Callable[[str], None] = lambda text: None
 
@@ -151,7 +151,7 @@ class Campaign:
             )
         self.strategy.load(found.folder)
         for number in range(found.number):
-            self.hands.wait(number)  # complete, unless somebody removed a damaged result
+            self._wait(number)  # complete, unless somebody removed a damaged result
             shard = read_round(self.run, number)
             proposals = read_proposals(shard, self.evaluated.structure)
             self.scorer.remember(proposals.items, self.evaluated.results(_ids(shard)))
@@ -174,7 +174,7 @@ class Campaign:
         """Judge a round and learn from it; strategy and judge see what is stored, never what was in memory."""
         number = self.learned
         self.hands.safe_point(Phase.EVALUATE, number)
-        self.hands.wait(number)
+        self._wait(number)
         seal(self.run, number)
         self.hands.safe_point(Phase.LEARN, number)
         shard = read_round(self.run, number)
@@ -189,6 +189,9 @@ class Campaign:
         publish_learned(self.run, LearnedRound(number, names, tuple(judged), used, signals))
         save_checkpoint(self.run, number + 1, self.strategy.save)
         self.learned = number + 1
+
+    def _wait(self, number: int) -> None:
+        self.hands.wait(number, self.evaluated.batches(number))
 
     def _take_in(self, number: int, shard: Shard) -> None:
         """Count a round that has its candidates."""

@@ -44,14 +44,24 @@ class ChemistLearner:
         self.optimiser = torch.optim.Adam(loaded.network.parameters(), settings.learning_rate_chemist)
         self._settings = settings
 
-    def learn(self, batches: Sequence[Sequence[Lesson]]) -> dict[str, float]:
-        """One optimiser step for each batch, `epochs` times over; returns learning signals."""
-        signals = Signals("chemist")
+    def learn(self, batches: Sequence[Sequence[Lesson]], remembered: Sequence[Lesson] = ()) -> dict[str, float]:
+        """One optimiser step for each batch, and one for what is remembered, `epochs` times over.
+
+        Args:
+            batches: sets of the round, written by the present weights.
+            remembered: sets of earlier rounds. Their ratios are to what the weights were then, so clipping ends the
+                pull once a set is likelier by the clip than when it was written.
+
+        Returns:
+            learning signals, those of what is remembered by themselves.
+        """
+        signals, again = Signals("chemist"), Signals("replay")
         for _ in range(self._settings.epochs):
             for batch in batches:
-                if batch:
-                    self._step(batch, signals)
-        return signals.summary()
+                self._step(batch, signals)
+            if remembered:
+                self._step(remembered, again)
+        return signals.summary() | (again.summary() if remembered else {})
 
     def _step(self, batch: Sequence[Lesson], signals: Signals) -> None:
         tokens, lengths = (x.to(self._device) for x in padded([lesson.tokens.tolist() for lesson in batch]))

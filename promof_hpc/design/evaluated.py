@@ -21,6 +21,7 @@ class Evaluated:
     def __init__(self, run: RunDir):
         self._run = run
         self._at: dict[str, tuple[int, int, str, int]] = {}
+        self._batches: dict[int, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._at)
@@ -30,10 +31,15 @@ class Evaluated:
 
     def add(self, number: int, candidates: Shard) -> None:
         """Take in what a round issued."""
-        ids = candidates.arrays["evaluation_id"]
-        for plan in batches_of(candidates, number):
+        ids, plans = candidates.arrays["evaluation_id"], batches_of(candidates, number)
+        self._batches[number] = tuple(plan.name for plan in plans)
+        for plan in plans:
             for place, row in enumerate(plan.members):
                 self._at.setdefault(str(ids[row]), (number, row, plan.name, place))
+
+    def batches(self, number: int) -> tuple[str, ...]:
+        """Names of the batches of a round."""
+        return self._batches[number]
 
     def structure(self, evaluation_id: str) -> Structure:
         """What was evaluated."""

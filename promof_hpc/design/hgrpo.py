@@ -73,7 +73,7 @@ class Promof:
         signals = _rewards(judged) | {"k": float(k), "warm_up": warm_up(asked.number, settings.warmup_rounds)}
         signals |= {"dead_groups_share": low.dead_share, "dead_targets_share": dead_targets}
         if settings.freeze != "chemist":
-            signals |= self.chemist.learn(self._written(asked, trace, high))
+            signals |= self.chemist.learn(self._written(asked, trace, high), self._remembered(asked))
         if settings.freeze != "engineer":
             signals |= self.engineer.learn(self._flown(asked, trace, low))
         self._remember(asked, trace, members, k)
@@ -123,17 +123,20 @@ class Promof:
         return np.array([credit(rewards[a:b], self._settings.credit, k) for a, b in itertools.pairwise(cuts)])
 
     def _written(self, asked: Round, trace: Trace, high: Mapping[int, float]) -> list[list[WrittenSet]]:
-        """Batches for the chemist: the sets of each target, then those that it remembers."""
+        """Batches for the chemist: the sets of each target."""
         batches: dict[int, list[WrittenSet]] = {}
         for draft in trace.drafts:
             if draft.group in high:
                 lesson = WrittenSet(draft.tokens, draft.log_probs, asked.targets[draft.target], high[draft.group])
                 batches.setdefault(draft.target, []).append(lesson)
+        return list(batches.values())
+
+    def _remembered(self, asked: Round) -> list[WrittenSet]:
+        """The best sets of earlier rounds, each as good as one standard deviation above its group."""
         weight = warm_up(asked.number, self._settings.warmup_rounds) if self._settings.anneal == "advantage" else 1.0
-        remembered = [
+        return [
             WrittenSet(np.array(m.tokens), np.array(m.log_probs, np.float32), m.target, weight) for m in self.memory
         ]
-        return [*batches.values(), remembered]
 
     def _flown(self, asked: Round, trace: Trace, low: Advantages) -> list[FlownGroup]:
         """Groups for the engineer."""

@@ -7,6 +7,7 @@ quickly that two crystals differ; elements are not looked at.
 from __future__ import annotations
 
 import numpy as np
+from ase.geometry.minkowski_reduction import minkowski_reduce
 from scipy.spatial import KDTree
 
 from promof_hpc.structure import Structure
@@ -23,7 +24,8 @@ def average_minimum_distances(structure: Structure, neighbours: int = NEIGHBOURS
     """
     if not len(structure) or structure.volume < 1e-6:
         raise ValueError("a crystal needs atoms and a cell with a volume")
-    cell, fractional = structure.cell, structure.fractional % 1.0
+    cell = np.asarray(minkowski_reduce(structure.cell)[0])  # of a flat cell too many images would be within reach
+    fractional = np.linalg.solve(cell.T, structure.positions.T).T % 1.0
     heights = structure.volume / np.linalg.norm(np.cross(np.roll(cell, -1, 0), np.roll(cell, -2, 0)), axis=1)
     home = fractional @ cell
     reach = REACH_MARGIN * (3 * (neighbours + 1) * structure.volume / (4 * np.pi * len(structure))) ** (1 / 3)

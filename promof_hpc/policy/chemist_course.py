@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from promof_hpc.policy.batches import BatchOrder, step_generator
 from promof_hpc.policy.chemist import Chemist, ChemistSettings, Dropout
 from promof_hpc.policy.chemist_quality import Known, card_quality, judge, written
 from promof_hpc.policy.conditions import Conditions
+from promof_hpc.policy.linker_swap import LinkerSwap
 from promof_hpc.policy.random_smiles import rewritten
 from promof_hpc.policy.sampling import log_probs, padded, said_mask
 from promof_hpc.policy.training_data import TrainingData, energies_of, labels_of
@@ -49,6 +51,7 @@ class ChemistCourse:
         self._order = BatchOrder([len(encode(t)) for t in self._texts], settings.batch_tokens, 1.0, settings.seed)
         self._val_tokens, self._val_lengths = padded([encode(m.sequence) for m in held_out])
         self._val_wanted = self.conditions.encode([_named(labels_of(m, energies), self.conditions) for m in held_out])
+        self._swap = LinkerSwap(short)
         self._known = Known.of(data.nodes.by_key, self._texts)
         torch.manual_seed(settings.seed)
         size = ChemistSettings(
@@ -62,13 +65,9 @@ class ChemistCourse:
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean negative log-likelihood of a token in nat."""
-        items = self._order.batch(step)
-        chance = torch.rand(len(items), generator=generator)
-        texts = [self._texts[k] for k in items]
-        for k in torch.nonzero(chance < self._settings.random_smiles)[:, 0].tolist():
-            texts[k] = rewritten(texts[k], int(torch.randint(2**31 - 1, (), generator=generator)), self._vocabulary)
+        texts, wanted = self._shown(self._order.batch(step), generator)
         tokens, lengths = padded([self._vocabulary.encode(t) for t in texts])
-        wanted = self._hidden(self._wanted[items], generator)
+        wanted = self._hidden(wanted, generator)
         table = self.network(tokens[:, :-1], wanted, Dropout(self._settings.dropout, generator))
         said = said_mask(tokens, lengths)[:, 1:]
         return {"loss": -table.gather(2, tokens[:, 1:, None])[..., 0][said].mean()}
@@ -103,6 +102,19 @@ class ChemistCourse:
     def save(self, folder: Path, network: Chemist) -> str:
         """Write the chemist with vocabulary and statistics of its conditions."""
         return save_chemist(folder, network, self._vocabulary, self.conditions)
+
+    def _shown(self, items: np.ndarray, generator: torch.Generator) -> tuple[list[str], Tensor]:
+        """Sequences of these MOFs and their conditions [b, P], some with other linkers, some written from anywhere."""
+        texts, wanted = [self._texts[k] for k in items], self._wanted[items]
+        chance = torch.rand(2, len(items), generator=generator)
+        for row in torch.nonzero(chance[0] < self._settings.swap_share)[:, 0].tolist():
+            text, atoms = self._swap(int(items[row]), generator)
+            if len(self._vocabulary.encode(text)) <= self._settings.max_tokens:
+                texts[row], wanted[row] = text, self.conditions.encode([{"atoms": float(atoms)}])[0]
+        for row in torch.nonzero(chance[1] < self._settings.random_smiles)[:, 0].tolist():
+            seed = int(torch.randint(2**31 - 1, (), generator=generator))
+            texts[row] = rewritten(texts[row], seed, self._vocabulary)
+        return texts, wanted
 
     def _hidden(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Conditions [b, P] with noise, some of them and some rows as a whole hidden."""

@@ -193,5 +193,6 @@ def stack_copies(many: Sequence[Sequence[BlockCopies]], fixed: Stack) -> Copies:
             angles[i, first : first + t, : max(count, 1)] = block.angles.T
             folds[i, first : first + t] = block.folds
             first += t
-    parts = (torch.from_numpy(x).to(fixed.local.device) for x in (turns, angles, there, folds))
-    return Copies(*parts)
+    device = fixed.local.device
+    real = (torch.from_numpy(x).to(fixed.local) for x in (turns, angles))
+    return Copies(*real, torch.from_numpy(there).to(device), torch.from_numpy(folds).to(device))

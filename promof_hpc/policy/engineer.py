@@ -40,6 +40,7 @@ FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of th
 FIRST_TORSION_ATOMS = 24
 ANG_PER_NM = 10.0
 DISPLACEMENT_ANG = 5.0  # displacements are given to the attention in this unit
+LEAST_EXTENT = 0.25  # of a block in squares of OFFSET_ANG, where a turn is fitted
 OFFSET_ANG = 2.0  # and offsets from the block's centroid to the tokens in this
 CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
 LATTICE_SPREADS = ((4.6, 0.30), (3.0, 0.25))  # of the prior, and of crystals: lengths in Å, angles in rad
@@ -61,6 +62,7 @@ class EngineerSettings:
         sites: whether the sites of nodes are tokens; tokens then also know their end's direction and their place in
             the block.
         relative: heads predict the change from the best guess that needs no network (see `guess`).
+        vectors: tokens say where they should go, and a block's turn is fitted to them besides its own output.
         contact: whether there is a contact head.
     """
 
@@ -75,6 +77,7 @@ class EngineerSettings:
     hydrogens: bool = False
     sites: bool = True
     relative: bool = True
+    vectors: bool = True
     contact: bool = True
 
 
@@ -195,11 +198,15 @@ class Engineer(nn.Module):
             self.role_embed = nn.Embedding(3, s.width)  # other, donor, site
             self.direction_embed = nn.Linear(3, s.width, bias=False)
             self.offset_embed = nn.Linear(3, s.width, bias=False)
+        self.vector_output = nn.Linear(s.width, 3) if s.vectors else None
         self.contact_head = ContactHead(s.width) if s.contact else None
         if s.relative:
             for head in (self.rotation_output, self.translation_output, self.lattice_output):
                 start_at_zero(head.net)
             start_at_zero(self.torsion_output.torsion_output)
+        if self.vector_output is not None:
+            nn.init.zeros_(self.vector_output.weight)
+            nn.init.zeros_(self.vector_output.bias)
 
     def prepare(self, fixed: Stack, order: Tensor | None = None, inputs: Inputs | None = None) -> Prepared:
         """The inputs that no pose changes, with gradients where they are on.
@@ -231,7 +238,8 @@ class Engineer(nn.Module):
         member = member & inputs.real[:, None, :] & blocks[..., None]
         from_centre = (here.points - per_atom(state.centroids, inputs.block)).norm(dim=-1)
         pooled = self.final_pool.pool(tokens, from_centre, member)
-        clean = self._heads(prepared, state, pooled, t)
+        fitted = None if self.vector_output is None else self._fitted_turns(tokens, here, state, inputs, member)
+        clean = self._heads(prepared, state, pooled, t, fitted)
         asked = self.contact_head is not None and contacts
         return Clean(
             lattice=clean[0],
@@ -300,12 +308,14 @@ class Engineer(nn.Module):
             blocked = blocked & (linked == 0)
         return Pairs(features, blocked, inputs.bonded, inputs.bond, bonded)
 
-    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, fitted: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Lattice, turns and centroids from the tokens of blocks [B, K, D]."""
         blocks = prepared.fixed.blocks
         real = blocks[..., None].to(pooled.dtype)
         mean = (pooled * real).sum(1) / real.sum(1).clamp_min(1.0)
         lattice, turns = self.lattice_output(mean), self.rotation_output(pooled).unflatten(-1, (3, 3))
+        turns = turns if fitted is None else turns + fitted
         move = centred(self.translation_output(pooled), blocks)
         if not self.settings.relative:
             lattice = functional.softplus(lattice)
@@ -318,6 +328,19 @@ class Engineer(nn.Module):
         keep, scale = guess(t[:, None], before, after)
         lattice = mean + keep * (state.lattice - mean) + scale * lattice
         return lattice, turns, move
+
+    def _fitted_turns(self, tokens: Tensor, here: Places, state: State, inputs: Inputs, member: Tensor) -> Tensor:
+        """Least-squares matrices M [B, K, 3, 3] with M @ offset near the vector that each token asks for.
+
+        Directions in which a block has no extent are left alone.
+        """
+        asked = cast(nn.Linear, self.vector_output)(tokens)
+        with torch.no_grad():
+            offset = (here.points - per_atom(state.centroids, inputs.block)) / OFFSET_ANG
+            square = member.to(offset) @ (offset[..., :, None] * offset[..., None, :]).flatten(2)
+            inverse = torch.linalg.inv(square.unflatten(-1, (3, 3)) + LEAST_EXTENT * torch.eye(3).to(offset))
+        outer = member.to(offset) @ (asked[..., :, None] * offset[..., None, :]).flatten(2)
+        return outer.unflatten(-1, (3, 3)) @ inverse
 
     def _torsions(self, prepared: Prepared, state: State, here: Places, tokens: Tensor, t: Tensor) -> Tensor:
         """(cos, sin) of the final angles, [B, T, 2]."""

@@ -7,7 +7,7 @@ whose orientation shows in nothing but their sites. Hydrogen on carbon can be le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -84,9 +84,10 @@ class Inputs:
         """The component sets `rows`, int64 [B']."""
         return Inputs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def to(self, device: torch.device | str) -> Inputs:
-        """A copy on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    def like(self, x: Tensor) -> Inputs:
+        """The same on the device of a tensor, real numbers in its precision."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Inputs(**{n: v.to(x) if v.is_floating_point() else v.to(x.device) for n, v in named.items()})
 
     @property
     def allowed(self) -> Tensor:
@@ -135,7 +136,7 @@ def inputs_of(fixed: Stack, *, hydrogens: bool = True, sites: bool = False) -> I
     tables = [_Table.of(c, hydrogens, sites) for c in unique.values()]
     rows = torch.tensor([number[id(c)] for c in fixed.components], dtype=torch.long)
     padded = _padded(list(unique.values()), tables, fixed.numbers.shape[1], fixed.blocks.shape[1])
-    return padded.take(rows).to(fixed.local.device)
+    return padded.take(rows).like(fixed.local)
 
 
 def atom_features(mol: Chem.Mol) -> np.ndarray:

@@ -80,10 +80,9 @@ def prior(fixed: Stack, generator: torch.Generator) -> State:
     low, high = torch.deg2rad(torch.tensor(ANGLES_DEG))
     lengths = torch.exp(torch.tensor(LENGTH_LOC) + torch.tensor(LENGTH_SCALE) * normal)
     lattice = torch.cat([lengths, low + (high - low) * uniform], -1)
-    device = fixed.local.device
+    like = fixed.local
     return State(
-        lattice.to(device), so3.uniform(quaternions).to(device),
-        centred(centroids.to(device), fixed.blocks), angles.to(device),
+        lattice.to(like), so3.uniform(quaternions).to(like), centred(centroids.to(like), fixed.blocks), angles.to(like)
     )  # fmt: skip
 
 

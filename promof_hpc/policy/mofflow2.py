@@ -40,6 +40,7 @@ RELEASED = EngineerSettings(
     hydrogens=True,
     sites=False,
     relative=False,
+    vectors=False,
     contact=False,
 )
 

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from pickle import UnpicklingError
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ LOWEST_RATE = 0.01  # share of the learning rate at the end of the schedule
 LEARNING = ("network", "optimiser", "averaged")  # parts of a checkpoint that are state dicts; the others are plain
 PLAIN = ("best", "best_loss", "best_step", "step", "elapsed_s", "curve", "sums")
 Losses = Mapping[str, float]
+Part = Literal["training", "validation"]
 
 
 class Course(Protocol):
@@ -64,14 +66,15 @@ class Look:
         step: steps done.
         share: of the whole training that is done, in [0, 1].
         elapsed_s: training time over all starts.
-        losses: averaged over the last steps, or of the validation part where `validation`.
+        losses: averaged over the last steps, or of the validation part.
+        part: which of the two.
     """
 
     step: int
     share: float
     elapsed_s: float
     losses: Losses
-    validation: bool
+    part: Part
 
 
 @dataclass
@@ -143,46 +146,52 @@ def train(
     _claim(folder, {**settings.identity(), **course.identity})
     training = Training.start(course.network, settings)
     _resume(folder, training)
-    board = _board(folder, training.step)
+    notes = _Notes(training, settings, _board(folder, training.step), report)
     begun, saved = time.monotonic() - training.elapsed_s, time.monotonic()
-
-    def note(losses: Losses, validation: bool) -> None:
-        look = Look(training.step, _share(training, settings), training.elapsed_s, losses, validation)
-        part = "validation" if validation else "training"
-        rate = training.optimiser.param_groups[0]["lr"]
-        training.curve.append({"step": look.step, "elapsed_s": round(look.elapsed_s, 1), "part": part,
-                               "learning_rate": rate, **losses})  # fmt: skip
-        for name, value in losses.items():
-            board.add_scalar(f"{name}/{part}", value, look.step)
-        report(look)
-
-    def checkpoint() -> None:
-        _save(folder, training)
-        board.flush()
-
     try:
         while _share(training, settings) < 1.0:
             for name, value in _step(course, training, settings).items():
                 training.sums[name] = training.sums.get(name, 0.0) + value / LOG_EVERY
             training.elapsed_s = time.monotonic() - begun
             if training.step % LOG_EVERY == 0:
-                note(training.sums, validation=False)
+                notes.add("training", training.sums)
                 training.sums = {}
             if training.step % settings.validate_every == 0:
-                _validate(course, training, note)
-            if stop():
-                checkpoint()
-                return False
-            if time.monotonic() - saved >= settings.checkpoint_s:
-                checkpoint()
+                _validate(course, training, notes)
+            stopped = stop()
+            if stopped or time.monotonic() - saved >= settings.checkpoint_s:
+                notes.board.flush()
+                _save(folder, training)
                 saved = time.monotonic()
+            if stopped:
+                return False
         if not any(line["part"] == "validation" and line["step"] == training.step for line in training.curve):
-            _validate(course, training, note)
-        checkpoint()
+            _validate(course, training, notes)
+        _save(folder, training)
     finally:
-        board.close()
+        notes.board.close()
     _finish(course, training, settings, out)
     return True
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Where lines of the loss curve go: the training's own record, TensorBoard, and whoever watches."""
+
+    training: Training
+    settings: TrainingSettings
+    board: Any
+    report: Callable[[Look], None]
+
+    def add(self, part: Part, losses: Losses) -> None:
+        """Note the losses of the step that the training has come to."""
+        now = self.training
+        rate = now.optimiser.param_groups[0]["lr"]
+        where = {"step": now.step, "elapsed_s": round(now.elapsed_s, 1), "part": part, "learning_rate": rate}
+        now.curve.append({**where, **losses})
+        for name, value in losses.items():
+            self.board.add_scalar(f"{name}/{part}", value, now.step)
+        self.report(Look(now.step, _share(now, self.settings), now.elapsed_s, losses, part))
 
 
 def learning_rate(settings: TrainingSettings, step: int, share: float) -> float:
@@ -190,6 +199,12 @@ def learning_rate(settings: TrainingSettings, step: int, share: float) -> float:
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     return settings.learning_rate * warm * (LOWEST_RATE + (1.0 - LOWEST_RATE) * cosine)
+
+
+def command_of(policy: str, settings: TrainingSettings) -> str:
+    """The command that gives these settings; DATA stands for the folder made by `promof prep`."""
+    changed = settings.model_dump(mode="json", exclude_defaults=True)
+    return " ".join([f"promof pretrain {policy} --data DATA", *(f"--set {k}={v}" for k, v in changed.items())])
 
 
 def _step(course: Course, training: Training, settings: TrainingSettings) -> dict[str, float]:
@@ -222,14 +237,14 @@ def _step(course: Course, training: Training, settings: TrainingSettings) -> dic
     return {**{name: value.item() for name, value in losses.items()}, "gradient_norm": norm.item()}
 
 
-def _validate(course: Course, training: Training, note: Callable[[Losses, bool], None]) -> None:
+def _validate(course: Course, training: Training, notes: _Notes) -> None:
     """Look at the validation part with the averaged weights and keep them where they are the best so far."""
     training.averaged.eval()
     losses = dict(course.validate(training.averaged))
     if losses["loss"] < training.best_loss:
         training.best_loss, training.best_step = losses["loss"], training.step
         training.best = _copied(training.averaged)
-    note(losses, True)
+    notes.add("validation", losses)
 
 
 def _share(training: Training, settings: TrainingSettings) -> float:
@@ -270,7 +285,7 @@ def _resume(folder: Path, training: Training) -> None:
         path = folder / "checkpoints" / names[-1]
         try:
             training.restore(torch.load(path, weights_only=True))
-        except (RuntimeError, KeyError, EOFError, ValueError) as error:
+        except (RuntimeError, KeyError, EOFError, ValueError, UnpicklingError) as error:
             raise PromofError(f"{path} cannot be read ({error}); delete it and repeat the command.") from error
 
 
@@ -293,6 +308,7 @@ def _finish(course: Course, training: Training, settings: TrainingSettings, out:
     last = [line for line in training.curve if line["part"] == "validation" and line["step"] == training.best_step]
     card = {
         "policy": course.policy,
+        "command": command_of(course.policy, settings),
         "weights_sha256": sha256,
         "parameters": sum(p.numel() for p in training.network.parameters()),
         "settings": settings.model_dump(mode="json"),

@@ -104,7 +104,15 @@ RULES = (
 
 def markdown(study: Study) -> str:
     """The study as Markdown."""
-    out = [f"# {study.title}", "", f"{study.progress}. {RULES}", "", f"    {study.command}", ""]
+    out = [f"# {study.title}", "", f"{study.progress}. {RULES}", "", f"    {study.command}", "", results(study)]
+    out += [f"- {c.heading}: {c.meaning}" for c in COLUMNS]
+    out += ["", "## Runs", ""]
+    return "\n".join([*out, *_pipes(RUN_HEADINGS, [_run_cells(run) for run in study.runs])]).rstrip() + "\n"
+
+
+def results(study: Study) -> str:
+    """The tables of results and gates, task by task, as Markdown."""
+    out = []
     for task in study.tasks:
         lines = [line for line in study.lines if line.task == task]
         out += [f"## {task}", ""]
@@ -113,9 +121,7 @@ def markdown(study: Study) -> str:
         out += ["Proposals that got past each gate, all seeds together:", ""]
         counts = [[x.strategy, _total(x, "proposals"), *(str(x.gates[g]) for g in gates)] for x in lines]
         out += _pipes(["Strategy", "proposed", *gates], counts)
-    out += [f"- {c.heading}: {c.meaning}" for c in COLUMNS]
-    out += ["", "## Runs", ""]
-    return "\n".join([*out, *_pipes(RUN_HEADINGS, [_run_cells(run) for run in study.runs])]).rstrip() + "\n"
+    return "\n".join(out)
 
 
 def html(study: Study) -> str:

@@ -12,6 +12,8 @@ from promof_hpc.structure import Structure
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from promof_hpc.report.campaign import CampaignStory
+
 Final = tuple[str, Row, Structure]  # name of the entry, its row, the structure that its evaluation ended with
 
 
@@ -49,6 +51,7 @@ class ReportData:
         events: finished batches: `rank`, `host`, `batch`, `start_s`, `end_s`, `structures`; other keys are passed over.
         best: structures to be shown in 3D, the best first.
         attribution: lines about whose data and models these are.
+        campaign: what a design tells of its rounds; None for a screening.
         finals: called for the final structures of all evaluations, one at a time; every call starts anew.
     """
 
@@ -59,4 +62,5 @@ class ReportData:
     events: Sequence[Mapping[str, Any]] = ()
     best: Sequence[BestStructure] = ()
     attribution: Sequence[str] = ()
+    campaign: CampaignStory | None = None
     finals: Callable[[], Iterable[Final]] = no_structures

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from promof_hpc.report import sections
+from promof_hpc.report import campaign_figures, sections
 from promof_hpc.report.data import ReportData
 from promof_hpc.report.figures import MOST_POINTS, Points, histogram, scatter
 from promof_hpc.report.utilisation import fold_events, gantt, spoken
 from promof_hpc.report.viewer import MOST_PICTURES, gallery
-from promof_hpc.screen.table import describe_columns
+from promof_hpc.screen.table import UNREADABLE, describe_columns
 from promof_hpc.store.schema import Outcome
 from promof_hpc.store.shard import replace_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from markupsafe import Markup
     from pandas import DataFrame
+
+    from promof_hpc.report.campaign import CampaignStory
 
 ASSETS = files("promof_hpc.report") / "assets"
 DISTRIBUTIONS = (
@@ -51,6 +55,8 @@ def render(data: ReportData) -> str:
     from markupsafe import Markup
 
     table = data.entries
+    if data.campaign is not None:  # what never was evaluated is told by the campaign's gates
+        table = table[table["outcome"] != UNREADABLE].reset_index(drop=True)
     shown = sections.columns_shown(table)
     numbers = _records(table)
     pictures = data.best[:MOST_PICTURES]
@@ -66,7 +72,8 @@ def render(data: ReportData) -> str:
         viewer=Markup(_script(_asset("3Dmol-min.js")) if pictures else ""),
         viewer_licence=_asset("3Dmol-LICENSE.txt"),
         script=Markup(_script(_asset("report.js"))),
-        headline=sections.headline(table),
+        headline=sections.headline(table) if data.campaign is None else campaign_figures.headline(data.campaign),
+        campaign=_campaign(data.campaign),
         budget=sections.budget_sentence(data.budget),
         shares=sections.shares(table),
         reasons=sections.reasons(table),
@@ -94,6 +101,28 @@ def render(data: ReportData) -> str:
         attribution=data.attribution,
         glossary=describe_columns(),
     )
+
+
+def _campaign(story: CampaignStory | None) -> dict[str, Any] | None:
+    """The campaign's part of the page; None for a screening."""
+    if story is None:
+        return None
+    from markupsafe import Markup
+
+    def marked(figures: Sequence[campaign_figures.Figure]) -> list[tuple[str, Markup, str]]:
+        return [(f.title, Markup(f.svg), f.note) for f in figures]
+
+    moved = story.displacements_ang[np.isfinite(story.displacements_ang)]
+    return {
+        "story": story,
+        "funnel": campaign_figures.widths(story.gates),
+        "progress": marked(campaign_figures.progress(story)),
+        "learning": marked(campaign_figures.learning(story)),
+        "energies": Markup(campaign_figures.energies(story)),
+        "front": Markup(campaign_figures.front(story)),
+        "moved_ang": float(np.median(moved)) if len(moved) else None,
+        "dead_percent": None if story.dead_share != story.dead_share else 100.0 * story.dead_share,
+    }
 
 
 def _records(table: DataFrame) -> list[int]:

@@ -143,11 +143,13 @@ def test_another_seed_gives_other_weights(tmp_path):
 def test_chemist_learns_and_its_best_averaged_weights_are_written(tmp_path):
     looks: list[Look] = []
     train(*chemist("steps=150", "learning_rate=1e-2", "width=32", "warmup_steps=10"), tmp_path, looks.append)
-    losses = [look.losses["loss"] for look in looks if look.validation]
+    losses = [look.losses["loss"] for look in looks if look.part == "validation"]
     assert losses[-1] < 0.75 * losses[0]
     assert looks[0].losses["loss"] < 1.5 * math.log(len(data().vocabulary))
     card = json.loads((tmp_path / "chemist.card.json").read_text())
     assert card["validation"]["loss"] == min(losses)
+    overrides = [word for word in card["command"].split() if "=" in word]
+    assert load_config(ChemistTraining, None, overrides).model_dump(mode="json") == card["settings"]
     assert card["data"]["mofs"] + card["data"]["validation_mofs"] <= len(data().train) + len(data().val)
     course, _ = chemist("steps=1", "width=32")
     assert course.validate(load_chemist(tmp_path).network)["loss"] == pytest.approx(min(losses), abs=1e-6)
@@ -167,7 +169,7 @@ def test_engineer_learns_from_both_geometries(tmp_path):
     course, settings = engineer("steps=60", "learning_rate=5e-3", "width=32", "warmup_steps=10", "ema=0.9")
     assert 0 < course.identity["matched"] <= course.identity["mofs"]
     train(course, settings, tmp_path, looks.append)
-    losses = [look.losses["loss"] for look in looks if look.validation]
+    losses = [look.losses["loss"] for look in looks if look.part == "validation"]
     assert losses[-1] < 0.95 * losses[0]
     assert course.validate(load_engineer(tmp_path).network)["loss"] == pytest.approx(min(losses), rel=1e-5)
 

@@ -193,6 +193,19 @@ def test_chemist_writes_more_of_what_is_rewarded(config):
     assert (after - before)[~likelier].mean() < 0
 
 
+def test_remembered_sets_are_pulled_up_to_the_clip_and_no_further(config):
+    learner, lessons = written(config)
+    chosen = replace(lessons[0], advantage=1.0)
+    first = learner.learn([], [chosen])
+    assert first["chemist_updates"] == 0
+    assert first["replay_updates"] == 1
+    assert first["replay_gradient_norm"] > 0
+    much = chosen.log_probs - 1.0  # by now every token is e times likelier than when it was written
+    again = learner.learn([], [replace(chosen, log_probs=much)])
+    assert again["replay_clip_share"] == 1.0
+    assert again["replay_gradient_norm"] < 0.1 * first["replay_gradient_norm"]  # what is left is the divergence's
+
+
 def test_a_round_is_the_same_whenever_it_is_asked_for(config, round_of):
     again = Promof(config).propose(ASKED)
     assert [p.name for p in again.items] == [p.name for p in round_of[0].items]
@@ -243,7 +256,8 @@ def test_learning_after_a_restart_needs_only_the_shard_and_the_checkpoint(config
     second = restarted.learn(ASKED, stored, judged)
     assert states(restarted) == states(strategy)
     assert first == second
-    assert first["chemist_updates"] == 2.0  # the sets of the target, and those that it remembers
+    assert first["chemist_updates"] == 1.0
+    assert first["replay_updates"] == 1.0
     assert first["engineer_kl"] > 0  # measured from where the campaign began, not from the checkpoint
 
 

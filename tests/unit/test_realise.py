@@ -19,7 +19,6 @@ from promof_hpc.errors import Refused
 from tests.training_set import SHIPPED, shipped_training
 
 TEREPHTHALATE = "O=C([O-])c1ccc(C(=O)[O-])cc1"
-PAIR = ((0.0, 1.1, 0.0), (0.0, -1.1, 0.0))
 
 
 @lru_cache
@@ -42,12 +41,14 @@ def _reason(nodes: tuple[str, ...], linkers: tuple[str, ...], using: Realiser | 
 
 
 def _template(contacts: list[tuple[int, ...]], count: int, source: str) -> NodeTemplate:
-    """A zinc atom with contacts of these elements, the donors of each a carboxylate's bite apart."""
+    """A zinc atom in whose plane ligands lie that bite like carboxylates."""
     sites = []
     for k, elements in enumerate(contacts):
-        outward = np.array([np.cos(k), np.sin(k), 0.3 * k])
-        points = 2.0 * outward + np.array(PAIR[: len(elements)] if len(elements) > 1 else [(0, 0, 0)])
-        sites.append(TemplateContact(np.array(elements, np.int32), points, points + 0.7 * outward))
+        outward, across = (np.array([np.cos(a), np.sin(a), 0.0]) for a in (1.3 * k, 1.3 * k + np.pi / 2))
+        offsets = np.array([1.1, -1.1]) if len(elements) == 2 else np.zeros(len(elements))
+        donors = 2.0 * outward + offsets[:, None] * across
+        behind = np.tile(2.65 * outward, (len(elements), 1))
+        sites.append(TemplateContact(np.array(elements, np.int32), donors, behind))
     return NodeTemplate("[Zn]", np.array([30], np.int32), np.zeros((1, 3)), tuple(sites), count, source)
 
 
@@ -130,7 +131,7 @@ def test_a_template_that_no_split_of_the_linkers_meets_is_not_drawn():
 
 def test_a_template_that_bites_like_the_linkers_is_preferred():
     good, wide = (_template([(8, 8), (8, 8)], 10, s) for s in ("a", "b"))
-    far = tuple(replace(c, sites=c.sites * [[1, 3, 1]], behind=c.behind) for c in wide.contacts)
+    far = tuple(replace(c, sites=2 * c.sites) for c in wide.contacts)
     using = _with_templates(good, replace(wide, contacts=far))
     drawn = [_realised(("[Zn]",), (TEREPHTHALATE,), k, using).blocks[0].template for k in range(40)]
     assert drawn.count(0) >= 38
