@@ -37,7 +37,7 @@ from promof_hpc.store.shard import Column, CorruptShard, Shard, read_shard, writ
 FORMAT = "linker-library/1"
 RULE_COUNT = 1.0  # MOFs that a rule counts for, beside those in which a linker or a group was seen
 ALIKE = 0.5  # how often equal groups of one linker do the same, beyond chance (in CoRE MOF 0.65 do, by chance 0.36)
-MOST_OPTIONS = 96  # splits of different patterns that are kept of one linker
+MOST_OPTIONS = 256  # splits of different patterns that are kept of one linker
 
 Pattern = tuple[int, ...]
 Offers = tuple[Pattern, ...]

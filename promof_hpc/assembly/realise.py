@@ -72,7 +72,8 @@ class Realiser:
         """Components of a set, blocks in its order; equal linkers share one conformer.
 
         Equal nodes share one template. Only where no splits add up that way may equal nodes have contacts of
-        different patterns. Among equal linkers splits may differ; the likeliest that add up are taken.
+        different patterns. Among equal linkers splits may differ; the likeliest that add up are taken. Up to `DRAWS`
+        draws are made, until every contact finds an end on the other side that bites like it; else the best is taken.
 
         Args:
             generator: draws the templates by how often they occurred in training.

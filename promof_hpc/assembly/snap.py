@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promof_hpc.assembly.batched import put, take
 from promof_hpc.assembly.snap_assign import Free, Kept, Matchmaker, Pairing
-from promof_hpc.assembly.snap_descent import DENSEST_ANG3, Problem, State, descend, last_stage, put
+from promof_hpc.assembly.snap_descent import DENSEST_ANG3, Problem, State, descend, last_stage
 from promof_hpc.assembly.snap_ends import ends_of
 from promof_hpc.assembly.snap_energy import Rig, points_of, view
 from promof_hpc.assembly.snap_overlap import no_pairs, reach_of, reduced_basis
@@ -147,12 +148,12 @@ def _solve(batch: _Batch, settings: SnapSettings, seed: int) -> tuple[State, Ten
         left = torch.nonzero(best.energy >= problem.done)[:, 0]
         if not len(left):
             break
-        again, pose = problem.take(left), start.take(left)
+        again, pose = problem.take(left), take(start, left)
         factor = _factors(again.rig, pose, settings.jitter, (seed, attempt), batch.kept)
         found = descend(again, pose, stage, factor)
         tries[left] += 1
         better = torch.nonzero(found.energy < best.energy[left])[:, 0]
-        best = put(best, left[better], found.take(better))
+        best = put(best, left[better], take(found, better))
     return best, tries
 
 
@@ -182,8 +183,9 @@ def _batch(
 def _report(result: Snapped, batch: _Batch, best: State, tries: Tensor) -> None:
     """Write the rows of a batch into the result."""
     rig, rows = batch.problem.rig, torch.tensor(batch.rows, device=tries.device)
-    seen = view(rig, best.poses, best.choice.matched, no_pairs(best.poses.cells))
-    move = (seen.points.atoms - points_of(rig, batch.start).atoms) * rig.fixed.atoms[..., None]
+    points = points_of(rig, best.poses)
+    seen = view(rig, best.poses, points, best.choice.matched, no_pairs(best.poses.cells))
+    move = (points.atoms - points_of(rig, batch.start).atoms) * rig.fixed.atoms[..., None]
     count = rig.fixed.atoms.sum(1)
     # the variance of the moves: what is left without the common translation
     spread = (move.square().sum((1, 2)) / count - (move.sum(1) / count[:, None]).square().sum(-1)).clamp_min(0.0)

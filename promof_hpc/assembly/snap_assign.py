@@ -36,11 +36,6 @@ class Pairing:
     partner: Tensor
     shifts: Tensor
 
-    def take(self, rows: Sequence[int] | Tensor) -> Pairing:
-        """The assemblies `rows`."""
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.partner.device)
-        return Pairing(self.partner[index], self.shifts[index])
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -48,10 +43,6 @@ class Choice:
 
     pairing: Pairing
     matched: Matched
-
-    def take(self, rows: Tensor) -> Choice:
-        """The assemblies `rows`."""
-        return Choice(self.pairing.take(rows), self.matched.take(rows))
 
 
 class Matchmaker(Protocol):
@@ -240,7 +231,7 @@ class Kept:
 
 
 def _best(costs: np.ndarray, offered: np.ndarray) -> np.ndarray:
-    """The ends `offered` [d] in the order that suits edges with these costs [d, d]; as they are if nothing is possible."""
+    """The ends `offered` [d] in the order that suits edges with costs [d, d]; as they are where nothing is possible."""
     rows, columns = linear_sum_assignment(costs)
     return offered[columns] if costs[rows, columns].max() < NEVER_ANG2 / 2 else offered
 

@@ -8,19 +8,17 @@ blocks chosen anew; then repulsion grows. Assemblies that stay far open before t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from promof_hpc.assembly.batched import put, take
 from promof_hpc.assembly.snap_assign import Choice, Kept, Matchmaker
-from promof_hpc.assembly.snap_energy import Rig, View, Weights, points_of, view
-from promof_hpc.assembly.snap_overlap import SKIN_ANG, Overlaps, close_pairs, no_pairs
+from promof_hpc.assembly.snap_energy import Points, Rig, View, Weights, points_of, view
+from promof_hpc.assembly.snap_overlap import Overlaps, close_pairs, no_pairs
 from promof_hpc.assembly.snap_step import step
 from promof_hpc.assembly.stack import Poses
-
-T = TypeVar("T")
 
 CHOOSE_EVERY = 5  # steps between choices of who meets whom
 LIST_EVERY = 3  # steps between lists of close pairs
@@ -88,10 +86,6 @@ class State:
     energy: Tensor
     choice: Choice
 
-    def take(self, rows: Tensor) -> State:
-        """The assemblies `rows`."""
-        return State(self.poses.take(rows), self.energy[rows], self.choice.take(rows))
-
 
 def descend(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
     """Finish assemblies from `start`.
@@ -121,32 +115,35 @@ def descend(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None 
     rows = torch.nonzero(hopeful)[:, 0]
     if len(rows):
         settling = replace(problem, maker=maker.on(near.choice.pairing)).take(rows)
-        best = _lower(best, rows, run(settling, near.poses.take(rows), stage))
+        best = _lower(best, rows, run(settling, take(near.poses, rows), stage))
     return best
 
 
 def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
     """One stage; assemblies leave it when they are done or stalled."""
     alive = torch.arange(len(start), device=start.cells.device)
-    problem, poses = problem.take(alive), start  # a copy: choosing changes it
+    problem = problem.take(alive)  # a copy: choosing changes it
     problem = replace(problem, rig=replace(problem.rig, least_volume=stage.room * problem.rig.least_volume))
     measure = _measure(problem, stage)
     damping = torch.full_like(problem.done, FIRST_DAMPING)
+    poses, points = start, points_of(problem.rig, start)
+    pairs = _pairs(problem.rig, poses, points, measure)
     best: State | None = None
     for number in range(0, stage.steps, CHOOSE_EVERY):
-        swap = stage.swap or (factor is not None and number == 0)
-        points = points_of(problem.rig, poses)
-        choice = problem.maker.choose(points, poses.cells, factor if number == 0 else None, swap)
-        before = _energy(problem.rig, poses, choice, measure)
+        first = number == 0
+        choice = problem.maker.choose(points, poses.cells, factor if first else None, stage.swap or factor is not None)
+        seen = view(problem.rig, poses, points, choice.matched, pairs)
+        before = seen.energy(measure)
         best = State(poses, before, choice) if best is None else best
         for it in range(number, min(number + CHOOSE_EVERY, stage.steps)):
-            if (it - number) % LIST_EVERY == 0:
-                overlaps = _pairs(problem.rig, poses, measure)
+            if it - number == LIST_EVERY:
+                pairs = _pairs(problem.rig, seen.poses, seen.points, measure)
+                seen = view(problem.rig, seen.poses, seen.points, choice.matched, pairs)
             grown = stage.low + (stage.high - stage.low) * min(1.0, it / stage.ramp)
-            poses, damping = _try_step(
-                view(problem.rig, poses, choice.matched, overlaps), replace(measure, repulsion=grown), damping
-            )
-        energy = _energy(problem.rig, poses, choice, measure)
+            seen, damping = _try_step(seen, replace(measure, repulsion=grown), damping)
+        poses, points = seen.poses, seen.points
+        pairs = _pairs(problem.rig, poses, points, measure)
+        energy = view(problem.rig, poses, points, choice.matched, pairs).energy(measure)
         best = _lower(best, alive, State(poses, energy, choice))
         going = energy >= problem.done
         if number >= stage.ramp:
@@ -155,19 +152,19 @@ def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = No
         if not len(left):
             break
         if len(left) < len(alive):
-            alive, problem, poses, damping = alive[left], problem.take(left), poses.take(left), damping[left]
+            alive, problem, damping = alive[left], problem.take(left), damping[left]
+            poses, points, pairs = take(poses, left), take(points, left), take(pairs, left)
     assert best is not None  # a stage has steps
     return best
 
 
-def _try_step(seen: View, weights: Weights, damping: Tensor) -> tuple[Poses, Tensor]:
-    """Poses and damping after one step, which counts only where it lowers the energy."""
-    trial = step(seen, weights, damping)
-    after = view(seen.rig, trial, seen.matched, seen.overlaps).energy(weights)
-    roomy = torch.linalg.det(trial.cells).abs() > DENSEST_ANG3 * seen.rig.fixed.atoms.sum(1)
-    lower = (after < seen.energy(weights)) & roomy  # a NaN is not lower
+def _try_step(seen: View, weights: Weights, damping: Tensor) -> tuple[View, Tensor]:
+    """The assemblies and their damping after one step, which counts only where it lowers the energy."""
+    trial = seen.at(step(seen, weights, damping))
+    roomy = torch.linalg.det(trial.poses.cells).abs() > DENSEST_ANG3 * seen.rig.fixed.atoms.sum(1)
+    lower = (trial.energy(weights) < seen.energy(weights)) & roomy  # a NaN is not lower
     damping = torch.where(lower, damping * ACCEPTED, damping * REJECTED).clamp(*DAMPING_RANGE)
-    return _merge(seen.poses, lower, trial), damping
+    return seen.where(lower, trial), damping
 
 
 def _measure(problem: Problem, stage: Stage) -> Weights:
@@ -175,33 +172,20 @@ def _measure(problem: Problem, stage: Stage) -> Weights:
     return Weights(problem.behind, stage.high, stage.volume)
 
 
-def _pairs(rig: Rig, poses: Poses, weights: Weights, skin: float = SKIN_ANG) -> Overlaps:
+def _pairs(rig: Rig, poses: Poses, points: Points, weights: Weights) -> Overlaps:
     """Close pairs, none where they have no weight."""
     if not weights.repulsion:
         return no_pairs(poses.cells)
-    return close_pairs(rig.reach, points_of(rig, poses).atoms, poses.cells, skin)
+    return close_pairs(rig.reach, points.atoms, poses.cells)
 
 
 def _energy(rig: Rig, poses: Poses, choice: Choice, weights: Weights) -> Tensor:
-    """Energy with a fresh list of overlaps, [B]."""
-    return view(rig, poses, choice.matched, _pairs(rig, poses, weights, 0.0)).energy(weights)
+    """Energy of poses, [B]."""
+    points = points_of(rig, poses)
+    return view(rig, poses, points, choice.matched, _pairs(rig, poses, points, weights)).energy(weights)
 
 
 def _lower(best: State, rows: Tensor, other: State) -> State:
     """`best` [B] with its assemblies `rows` replaced by those of `other` where these are lower."""
     better = torch.nonzero(other.energy < best.energy[rows])[:, 0]
-    return put(best, rows[better], other.take(better))
-
-
-def put(whole: T, rows: Tensor, part: T) -> T:
-    """A tensor, or dataclass of tensors, [B] with `rows` replaced."""
-    if isinstance(whole, Tensor):
-        return whole.index_copy(0, rows, part)
-    assert is_dataclass(whole)
-    return replace(whole, **{f.name: put(getattr(whole, f.name), rows, getattr(part, f.name)) for f in fields(whole)})
-
-
-def _merge(poses: Poses, chosen: Tensor, other: Poses) -> Poses:
-    """`other` where `chosen` [B], else `poses`."""
-    rows = torch.nonzero(chosen)[:, 0]
-    return put(poses, rows, other.take(rows))
+    return put(best, rows[better], take(other, better))

@@ -7,7 +7,7 @@ so both sides of a stack have the same number of sites M.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ class Ends:
         behind: the points behind them in the same frame in Å, [B, M, 3].
         site_block: their block, int64 [B, M].
         site_element: atomic number that a site asks for, int64 [B, M].
-        donor: atoms of every donor, int64 [B, M, D]; `donor_weight` their weight in the mean, [B, M, D]. One atom, except
-            in `coarse` ends.
+        donor: atoms of every donor, int64 [B, M, D]; `donor_weight` their weight in the mean, [B, M, D]. One atom,
+            except in `coarse` ends.
         donor_block: its block, int64 [B, M].
         donor_element: its atomic number, int64 [B, M].
         back: atoms behind every donor, int64 [B, M, N]; `back_weight` their weight in the mean, [B, M, N].
@@ -58,10 +58,6 @@ class Ends:
     size: Tensor
     linker_size: Tensor
 
-    def take(self, rows: Tensor) -> Ends:
-        """The assemblies `rows`."""
-        return Ends(*(getattr(self, f.name)[rows] for f in fields(self)))
-
 
 def ends_of(fixed: Stack) -> Ends:
     """The ends of a stack's components, in its dtype and on its device."""
@@ -83,7 +79,7 @@ def _arrays(many: Sequence[Components]) -> dict[str, np.ndarray]:
     b = len(many)
     by_end = ("node_first", "linker_first", "node_block", "linker_block", "size", "linker_size")
     by_site = ("site_block", "site_element", "donor_block", "donor_element")
-    arrays = {name: np.zeros((b, most), np.int64) for name in by_end}
+    arrays: dict[str, np.ndarray] = {name: np.zeros((b, most), np.int64) for name in by_end}
     arrays |= {name: np.full((b, most), -1, np.int64) for name in ("node_pattern", "linker_pattern")}
     arrays |= {name: np.zeros((b, sites), np.int64) for name in by_site}
     arrays |= {name: np.zeros((b, sites, 3)) for name in ("site", "behind")}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promof_hpc.assembly.batched import take, where
 from promof_hpc.assembly.snap_ends import Ends
 from promof_hpc.assembly.snap_overlap import Overlaps, Reach
 from promof_hpc.assembly.stack import Poses, Stack, per_atom, place
@@ -33,7 +34,9 @@ class Rig:
 
     def take(self, rows: Tensor) -> Rig:
         """The assemblies `rows`."""
-        return Rig(self.fixed.take(rows.tolist()), self.ends.take(rows), self.reach.take(rows), self.least_volume[rows])
+        return Rig(
+            self.fixed.take(rows.tolist()), take(self.ends, rows), self.reach.take(rows), self.least_volume[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,6 @@ class Matched:
 
     donor: Tensor
     shift: Tensor
-
-    def take(self, rows: Tensor) -> Matched:
-        """The assemblies `rows`."""
-        return Matched(self.donor[rows], self.shift[rows])
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,9 @@ class View:
 
     rig: Rig
     poses: Poses
+    points: Points
     matched: Matched
     overlaps: Overlaps
-    points: Points
     gaps: Gaps
 
     def energy(self, weights: Weights) -> Tensor:
@@ -122,11 +121,25 @@ class View:
         contacts = (gaps.sites**2).sum((1, 2)) + weights.behind * (gaps.behinds**2).sum((1, 2))
         return contacts + weights.repulsion * (gaps.overlap**2).sum(1) + weights.volume * gaps.volume**2
 
+    def at(self, poses: Poses) -> View:
+        """The same contacts and pairs in other poses."""
+        return view(self.rig, poses, points_of(self.rig, poses), self.matched, self.overlaps)
 
-def view(rig: Rig, poses: Poses, matched: Matched, overlaps: Overlaps) -> View:
-    """Measure assemblies with these contacts and close pairs."""
-    points = points_of(rig, poses)
-    return View(rig, poses, matched, overlaps, points, _gaps(rig, poses, points, matched, overlaps))
+    def where(self, chosen: Tensor, other: View) -> View:
+        """The poses of `other`, which has the same contacts and pairs, where `chosen` [B]."""
+        return View(
+            self.rig,
+            where(chosen, other.poses, self.poses),
+            where(chosen, other.points, self.points),
+            self.matched,
+            self.overlaps,
+            where(chosen, other.gaps, self.gaps),
+        )
+
+
+def view(rig: Rig, poses: Poses, points: Points, matched: Matched, overlaps: Overlaps) -> View:
+    """Measure assemblies, whose `points` are those of `poses`, with these contacts and close pairs."""
+    return View(rig, poses, points, matched, overlaps, _gaps(rig, poses, points, matched, overlaps))
 
 
 def points_of(rig: Rig, poses: Poses) -> Points:

@@ -1,4 +1,4 @@
-"""Soft repulsion between blocks: how close two atoms may come, and which pairs of a periodic assembly are that close."""
+"""Soft repulsion between blocks: how close two atoms may come, and which pairs of a periodic assembly are closer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def reach_of(fixed: Stack) -> Reach:
 
 
 def touching_distances(components: Components, padded: int | None = None) -> np.ndarray:
-    """Distance in Å below which two atoms of different blocks repel, [A, A] or padded with -inf to [`padded`, `padded`].
+    """Distance in Å below which two atoms of different blocks repel, [A, A], or padded with -inf to `padded` atoms.
 
     0.75 times the sum of van der Waals radii, but 1.5 Å between H and an acceptor. Pairs with a metal follow the rules
     of `chem.bonds`, so that what touches is not yet bonded: a donor may come as close as a bond, nothing else may.
@@ -115,18 +115,23 @@ def close_pairs(reach: Reach, atoms: Tensor, cells: Tensor, skin: float = SKIN_A
     """
     inverse = torch.linalg.inv(cells)
     height = (1.0 / inverse.norm(dim=1)).float()  # distance between opposite faces
-    inside = (atoms @ inverse).float()
-    apart = inside[:, reach.second] - inside[:, reach.first]
-    nearest = apart.round()
-    apart = apart - nearest
     limit = reach.touching + skin
-    # |fraction| times height is a lower bound of the distance over all images, so nothing close is lost
-    row, pair = ((apart.abs() * height[:, None]).amax(-1) < limit).nonzero(as_tuple=True)
+    close = limit > 0
+    fractions = []
+    for axis, inside in enumerate((atoms @ inverse).float().unbind(-1)):
+        apart = inside[:, reach.second] - inside[:, reach.first]
+        fractions.append(apart)
+        # |fraction| times height is a lower bound of the distance over all images, so nothing close is lost
+        close &= (apart - apart.round()).abs() * height[:, axis, None] < limit
+    row, pair = close.nonzero(as_tuple=True)
+    apart = torch.stack([f[row, pair] for f in fractions], -1)
+    nearest = apart.round()
     images = torch.tensor(list(product((-1, 0, 1), repeat=3)), dtype=torch.float32, device=atoms.device)
-    candidates = apart[row, pair][:, None] + images  # [c, 27, 3]
+    candidates = (apart - nearest)[:, None] + images  # [c, 27, 3]
     distance = (candidates @ cells.float()[row]).norm(dim=-1)
-    shift = images - nearest[row, pair][:, None]
-    here = (shift == 0).all(-1) & reach.together[row, pair][:, None]
+    shift = images - nearest[:, None]
+    x, y, z = shift.unbind(-1)
+    here = (x == 0) & (y == 0) & (z == 0) & reach.together[row, pair][:, None]
     which, image = ((distance < limit[row, pair][:, None]) & ~here).nonzero(as_tuple=True)
     shift, row, pair = shift[which, image], row[which], pair[which]
     first, second = reach.first[pair], reach.second[pair]

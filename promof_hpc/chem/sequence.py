@@ -132,6 +132,24 @@ def canonical_key(smiles: str) -> str:
     return Chem.MolToSmiles(mol, isomericSmiles=False)
 
 
+def atom_count(key: str) -> int:
+    """Atoms of a block, H included.
+
+    Raises:
+        Refused: neither a bag of bracket atoms nor a SMILES.
+    """
+    from rdkit import Chem, rdBase
+
+    symbols = ATOM.findall(key)
+    if symbols and not ATOM.sub("", key):
+        return len(symbols)
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(key)
+    if mol is None:
+        raise Refused(SequenceReason.UNREADABLE_LINKER, f"'{key}' is no valid SMILES")
+    return int(Chem.AddHs(mol).GetNumAtoms())
+
+
 def _node_rank(key: str) -> tuple[float, str]:
     """Mass and key of a node.
 

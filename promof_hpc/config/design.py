@@ -158,6 +158,8 @@ class PolicySettings(Section):
     """Folder with chemist, engineer and their cards made by `promof pretrain`, or shipped."""
     data: str = "shipped"
     """Folder made by `promof prep`: node, linker and net libraries and the training sets; or shipped."""
+    blocks: Literal["known", "open"] = "known"
+    """known: the chemist writes sets of blocks of that folder, in order and below the atom cap; open: any SMILES."""
 
 
 class DesignConfig(RunConfig):

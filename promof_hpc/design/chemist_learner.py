@@ -13,6 +13,7 @@ from torch import Tensor
 from promof_hpc.config import LearningSettings
 from promof_hpc.design.objective import Surrogate, clipped_surrogate, masked_mean, token_entropy, token_kl
 from promof_hpc.design.signals import Signals
+from promof_hpc.policy.grammar import Grammar
 from promof_hpc.policy.sampling import distributions, padded, said_mask
 from promof_hpc.policy.weights import LoadedChemist
 
@@ -37,12 +38,13 @@ class Lesson:
 class ChemistLearner:
     """A chemist, the frozen copy of what it was, and its optimiser."""
 
-    def __init__(self, loaded: LoadedChemist, settings: LearningSettings):
+    def __init__(self, loaded: LoadedChemist, settings: LearningSettings, grammar: Grammar | None = None):
+        """Learn with `grammar` as the sequences were sampled with it."""
         self.network = loaded.network
         self.conditions = loaded.conditions
         self.reference = copy.deepcopy(loaded.network).requires_grad_(False).eval()
         self.optimiser = torch.optim.Adam(loaded.network.parameters(), settings.learning_rate_chemist)
-        self._settings = settings
+        self._settings, self._grammar = settings, grammar
 
     def learn(self, batches: Sequence[Sequence[Lesson]], remembered: Sequence[Lesson] = ()) -> dict[str, float]:
         """One optimiser step for each batch, and one for what is remembered, `epochs` times over.
@@ -67,9 +69,10 @@ class ChemistLearner:
         tokens, lengths = (x.to(self._device) for x in padded([lesson.tokens.tolist() for lesson in batch]))
         conditions = self.conditions.encode([lesson.target for lesson in batch]).to(self._device)
         said = said_mask(tokens, lengths)[:, 1:]
-        log_p = distributions(self.network, tokens, conditions)  # no dropout: the density that was sampled
+        allowed = None if self._grammar is None else self._grammar.masks(tokens, lengths).to(self._device)
+        log_p = distributions(self.network, tokens, conditions, allowed)  # no dropout: the density that was sampled
         with torch.no_grad():
-            log_q = distributions(self.reference, tokens, conditions)
+            log_q = distributions(self.reference, tokens, conditions, allowed)
         surrogate = self._surrogate(batch, tokens, log_p, said)
         kl, entropy = masked_mean(token_kl(log_p, log_q), said), masked_mean(token_entropy(log_p), said)
         loss = surrogate.loss + self._settings.kl_chemist * kl - self._settings.entropy * entropy

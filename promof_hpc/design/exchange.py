@@ -47,13 +47,20 @@ class Exchange:
         return sorted_set(given.nodes, [new if k == key else k for k in given.linkers])
 
     def other_node(self, given: ComponentSet, generator: np.random.Generator) -> ComponentSet | None:
-        """The set with one of its nodes, all copies of it, exchanged; None where there is no other."""
+        """The set with one of its nodes, or all copies of it, exchanged; None where there is no other."""
         key = _draw(sorted(set(given.nodes)), generator)
         choice = [k for k in self.nodes_like(key) if k != key]
         if not choice:
             return None
-        new = _draw(choice, generator)
-        return sorted_set([new if k == key else k for k in given.nodes], given.linkers)
+        new, every = _draw(choice, generator), bool(generator.random() < 0.5)
+        place = given.nodes.index(key)
+        nodes = [new if k == key and (every or n == place) else k for n, k in enumerate(given.nodes)]
+        return sorted_set(nodes, given.linkers)
+
+    def neighbour(self, given: ComponentSet, generator: np.random.Generator) -> ComponentSet | None:
+        """The set with a linker or a node exchanged."""
+        exchange = self.other_linker if generator.random() < 0.5 else self.other_node
+        return exchange(given, generator)
 
     def linkers_like(self, key: str) -> list[str]:
         """Linkers of the library with the likeliest contacts and the charge of `key`, itself among them if known."""

@@ -174,7 +174,7 @@ class Breeder:
         for _ in range(MOST_DRAWS):
             chosen = self._exchange.known_set(generator)
             if generator.random() < 0.5:
-                chosen = self._exchange.other_linker(chosen, generator) or chosen
+                chosen = self._exchange.neighbour(chosen, generator) or chosen
             made = self._on_nets(chosen, int(generator.integers(2**31)), lambda net: True, generator)
             if made is not None:
                 return made

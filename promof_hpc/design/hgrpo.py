@@ -52,7 +52,7 @@ class Promof:
         self._config, self._settings = config, config.learning
         self.proposing = Proposing(config)
         policies = self.proposing.policies
-        self.chemist = ChemistLearner(policies.chemist, config.learning)
+        self.chemist = ChemistLearner(policies.chemist, config.learning, self.proposing.grammar)
         self.engineer = EngineerLearner(policies.engineer.network, self.proposing.engineer_before, config.learning)
         self.memory: tuple[Remembered, ...] = ()
 

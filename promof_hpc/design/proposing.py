@@ -28,8 +28,9 @@ from promof_hpc.design.sharing import shared
 from promof_hpc.design.starts import chosen_nets, launch
 from promof_hpc.design.strategy import Proposal, Round
 from promof_hpc.design.trace import Draft, Flight, Trace, components_digest
-from promof_hpc.errors import PromofError, Refused
+from promof_hpc.errors import PromofError, Refused, UsageError
 from promof_hpc.policy import sde
+from promof_hpc.policy.grammar import Grammar
 from promof_hpc.policy.sampling import sample
 from promof_hpc.policy.state import State
 from promof_hpc.policy.weights import Policies, load_policies
@@ -46,6 +47,7 @@ class Proposing:
         engineer_before: frozen copy of the engineer as it was loaded: the environment's contact head, and the
             reference of the KL.
         libraries: of the training set.
+        grammar: what the chemist may write; None where every SMILES may be tried.
     """
 
     def __init__(self, config: DesignConfig, *, noise: SdeSettings | None = None):
@@ -62,7 +64,23 @@ class Proposing:
         self.engineer_before = copy.deepcopy(self.policies.engineer.network).requires_grad_(False).eval()
         self.libraries = Libraries.read(config.policy.data)
         self._realiser = self.libraries.realiser(config.assembly.atom_cap)
+        self.grammar = self._grammar()
         self._finishing = finish_settings(config.assembly)
+
+    def _grammar(self) -> Grammar | None:
+        """What the chemist may write; None where every SMILES may be tried.
+
+        Raises:
+            UsageError: no node and linker that the chemist can spell fit under the cap.
+        """
+        if self._config.policy.blocks == "open":
+            return None
+        nodes, linkers = self.libraries.nodes.by_key, self.libraries.linkers.linkers
+        cap = self._config.assembly.atom_cap
+        try:
+            return Grammar(self.policies.chemist.vocabulary, nodes, linkers, cap)
+        except ValueError as error:
+            raise UsageError(f"{error}; raise assembly.atom_cap or prepare another library.") from error
 
     def propose(self, asked: Round) -> tuple[list[Proposal], Trace]:
         """Proposals of a round, members of a group together, and what is needed to learn from them.
@@ -82,7 +100,8 @@ class Proposing:
         """m component sets for every target, groups numbered through."""
         chemist, each = self.policies.chemist, self._config.rounds.sets
         conditions = chemist.conditions.encode([t for t in asked.targets for _ in range(each)])
-        written = sample(chemist.network, chemist.vocabulary, conditions, torch_generator(asked, "chemist"))
+        generator = torch_generator(asked, "chemist")
+        written = sample(chemist.network, chemist.vocabulary, conditions, generator, grammar=self.grammar)
         tokens, log_probs = written.tokens.cpu().numpy(), written.log_probs.cpu().numpy()
         lengths = written.lengths.tolist()
         return [Draft(g, g // each, tokens[g, :n], log_probs[g, :n]) for g, n in enumerate(lengths)]

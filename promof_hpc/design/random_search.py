@@ -7,8 +7,8 @@ restart. Two rules keep campaigns repeatable: random numbers come from `asked.ge
 gate, scorer, rewards and metrics are the campaign's. Run it as `strategy: my_module:MyStrategy`; to make it part of
 this package, name it in `design/registry.py` and `config/design.py`.
 
-This one learns nothing: component sets of known MOFs, every other one with a linker exchanged for another that offers
-the same contacts, assembled on nets of known MOFs.
+This one learns nothing: component sets of known MOFs, every other one with a linker or a node exchanged for another
+that offers the same contacts, assembled on nets of known MOFs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RandomSearch:
         """Components of a known set or of a neighbour of one; None where they cannot be built."""
         chosen = self._exchange.known_set(generator)
         if generator.random() < 0.5:
-            chosen = self._exchange.other_linker(chosen, generator) or chosen
+            chosen = self._exchange.neighbour(chosen, generator) or chosen
         try:
             components = self._assembly.realise(chosen, generator)
         except Refused:

@@ -97,7 +97,9 @@ class ChemistCourse:
 
     def card(self, network: Chemist) -> Mapping[str, Any]:
         """Validity, uniqueness and novelty of what is written."""
-        return {"written": card_quality(network, self._vocabulary, self.conditions, self._known)}
+        count = self._settings.validation_samples
+        quality = card_quality(network, self._vocabulary, self.conditions, self._known, count) if count else None
+        return {"written": quality}
 
     def save(self, folder: Path, network: Chemist) -> str:
         """Write the chemist with vocabulary and statistics of its conditions."""

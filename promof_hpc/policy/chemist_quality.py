@@ -105,7 +105,7 @@ def written(chemist: Chemist, vocabulary: Vocabulary, conditions: Tensor, genera
 
 
 def card_quality(
-    chemist: Chemist, vocabulary: Vocabulary, conditions: Conditions, known: Known, count: int = 200
+    chemist: Chemist, vocabulary: Vocabulary, conditions: Conditions, known: Known, count: int
 ) -> dict[str, dict[str, float | Mapping[str, int]]]:
     """Quality of `count` sequences, seed 0, unconditional and where a small cell is wanted, for the model card."""
     found: dict[str, dict[str, float | Mapping[str, int]]] = {}

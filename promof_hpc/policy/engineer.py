@@ -19,6 +19,7 @@ from promof_hpc.geometry.lattice import cells_of, nearest_image
 from promof_hpc.policy.contact_head import ContactHead
 from promof_hpc.policy.features import FEATURES, NONE, Inputs, Places, inputs_of, places
 from promof_hpc.policy.layers import (
+    MASKED,
     Head,
     Layer,
     PairAttention,
@@ -40,6 +41,7 @@ FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of th
 FIRST_TORSION_ATOMS = 24
 ANG_PER_NM = 10.0
 DISPLACEMENT_ANG = 5.0  # displacements are given to the attention in this unit
+VECTOR_HEADS = 8
 LEAST_EXTENT = 0.25  # of a block in squares of OFFSET_ANG, where a turn is fitted
 OFFSET_ANG = 2.0  # and offsets from the block's centroid to the tokens in this
 CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
@@ -178,6 +180,35 @@ class Pool(PairAttention):
         return result
 
 
+class VectorOutput(nn.Module):
+    """A vector for each token, made of displacements to other tokens; it turns with the assembly.
+
+    Each head looks at some tokens, by what they are and how far they lie, and pulls towards them or pushes off.
+    """
+
+    def __init__(self, width: int, gaussians: int):
+        super().__init__()
+        self.linear_q = nn.Linear(width, width)
+        self.linear_k = nn.Linear(width + gaussians, width, bias=False)
+        self.pull = nn.Linear(width, VECTOR_HEADS)
+        nn.init.zeros_(self.pull.weight)
+        nn.init.zeros_(self.pull.bias)
+
+    def forward(self, tokens: Tensor, pairs: Pairs) -> Tensor:
+        """Vectors [B, N, 3], in units of `DISPLACEMENT_ANG`, of tokens [B, N, D]."""
+        b, n, width = tokens.shape
+        h, c = VECTOR_HEADS, width // VECTOR_HEADS
+        q = self.linear_q(tokens).view(b, n, h, c) * c**-0.5
+        own, near = self.linear_k.weight[:, :width], self.linear_k.weight[:, width:].reshape(h, c, -1)
+        k = functional.linear(tokens, own).view(b, n, h, c)
+        g = near.shape[-1]
+        logits = torch.matmul(torch.einsum("bmhc,hcg->bmhg", q, near), pairs.features[:, :, :g])
+        logits = logits + torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)).transpose(1, 2)
+        weights = logits.masked_fill(pairs.blocked[..., None, :], MASKED).softmax(-1)
+        towards = torch.matmul(weights, pairs.features[:, :, g:].transpose(-1, -2))  # [B, N, H, 3]
+        return (self.pull(tokens)[..., None] * towards).sum(2)
+
+
 class Engineer(nn.Module):
     """The velocity of the flow, as a prediction of the finished crystal."""
 
@@ -198,15 +229,12 @@ class Engineer(nn.Module):
             self.role_embed = nn.Embedding(3, s.width)  # other, donor, site
             self.direction_embed = nn.Linear(3, s.width, bias=False)
             self.offset_embed = nn.Linear(3, s.width, bias=False)
-        self.vector_output = nn.Linear(s.width, 3) if s.vectors else None
+        self.vector_output = VectorOutput(s.width, s.gaussians) if s.vectors else None
         self.contact_head = ContactHead(s.width) if s.contact else None
         if s.relative:
             for head in (self.rotation_output, self.translation_output, self.lattice_output):
                 start_at_zero(head.net)
             start_at_zero(self.torsion_output.torsion_output)
-        if self.vector_output is not None:
-            nn.init.zeros_(self.vector_output.weight)
-            nn.init.zeros_(self.vector_output.bias)
 
     def prepare(self, fixed: Stack, order: Tensor | None = None, inputs: Inputs | None = None) -> Prepared:
         """The inputs that no pose changes, with gradients where they are on.
@@ -233,13 +261,13 @@ class Engineer(nn.Module):
         inputs, blocks = prepared.inputs, prepared.fixed.blocks
         here = places(prepared.fixed, inputs, state)
         cells = cells_of(state.lattice)
-        tokens = self._trunk(prepared, here, state, cells, t)
+        tokens, pairs = self._trunk(prepared, here, state, cells, t)
         member = inputs.block[:, None, :] == torch.arange(blocks.shape[1], device=blocks.device)[:, None]
         member = member & inputs.real[:, None, :] & blocks[..., None]
         from_centre = (here.points - per_atom(state.centroids, inputs.block)).norm(dim=-1)
         pooled = self.final_pool.pool(tokens, from_centre, member)
-        fitted = None if self.vector_output is None else self._fitted_turns(tokens, here, state, inputs, member)
-        clean = self._heads(prepared, state, pooled, t, fitted)
+        vectors = None if self.vector_output is None else self._vectors(tokens, pairs, here, state, inputs, member)
+        clean = self._heads(prepared, state, pooled, t, vectors)
         asked = self.contact_head is not None and contacts
         return Clean(
             lattice=clean[0],
@@ -258,7 +286,7 @@ class Engineer(nn.Module):
         if self.contact_head is None:
             raise ValueError("this engineer has no contact head (settings.contact)")
         here, cells = places(prepared.fixed, prepared.inputs, state), cells_of(state.lattice)
-        tokens = self._trunk(prepared, here, state, cells, t)
+        tokens, _ = self._trunk(prepared, here, state, cells, t)
         return self._contacts(prepared.inputs, here, cells, tokens, t)
 
     def _contacts(self, inputs: Inputs, here: Places, cells: Tensor, tokens: Tensor, t: Tensor) -> Tensor:
@@ -266,8 +294,8 @@ class Engineer(nn.Module):
         logits: Tensor = head(tokens, inputs, here, cells, t)
         return logits
 
-    def _trunk(self, prepared: Prepared, here: Places, state: State, cells: Tensor, t: Tensor) -> Tensor:
-        """Tokens [B, N, D] after all layers."""
+    def _trunk(self, prepared: Prepared, here: Places, state: State, cells: Tensor, t: Tensor) -> tuple[Tensor, Pairs]:
+        """Tokens [B, N, D] after all layers, and what the layers know of pairs."""
         inputs = prepared.inputs
         static = prepared.static
         if self.settings.sites:
@@ -281,7 +309,7 @@ class Engineer(nn.Module):
         pairs = self._pairs(inputs, here.points, cells)
         for layer in self.interaction_layers:
             x = layer(x, pairs)
-        return cast(Tensor, x)
+        return x, pairs
 
     @torch.no_grad()
     def _pairs(self, inputs: Inputs, points: Tensor, cells: Tensor) -> Pairs:
@@ -308,15 +336,17 @@ class Engineer(nn.Module):
             blocked = blocked & (linked == 0)
         return Pairs(features, blocked, inputs.bonded, inputs.bond, bonded)
 
-    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, fitted: Tensor | None
+    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, vectors: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lattice, turns and centroids from the tokens of blocks [B, K, D]."""
         blocks = prepared.fixed.blocks
         real = blocks[..., None].to(pooled.dtype)
         mean = (pooled * real).sum(1) / real.sum(1).clamp_min(1.0)
         lattice, turns = self.lattice_output(mean), self.rotation_output(pooled).unflatten(-1, (3, 3))
-        turns = turns if fitted is None else turns + fitted
-        move = centred(self.translation_output(pooled), blocks)
+        move = self.translation_output(pooled)
+        if vectors is not None:
+            move, turns = move + vectors[0], turns + vectors[1]
+        move = centred(move, blocks)
         if not self.settings.relative:
             lattice = functional.softplus(lattice)
             lattice = torch.cat([lattice[:, :3] * ANG_PER_NM, lattice[:, 3:]], -1)
@@ -329,18 +359,22 @@ class Engineer(nn.Module):
         lattice = mean + keep * (state.lattice - mean) + scale * lattice
         return lattice, turns, move
 
-    def _fitted_turns(self, tokens: Tensor, here: Places, state: State, inputs: Inputs, member: Tensor) -> Tensor:
-        """Least-squares matrices M [B, K, 3, 3] with M @ offset near the vector that each token asks for.
+    def _vectors(
+        self, tokens: Tensor, pairs: Pairs, here: Places, state: State, inputs: Inputs, member: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the tokens of each block ask for: their mean move [B, K, 3], and a turn as a matrix to add [B, K, 3, 3].
 
-        Directions in which a block has no extent are left alone.
+        The turn is the least-squares matrix M with M @ offset near the move of each token; directions in which a
+        block has no extent are left alone.
         """
-        asked = cast(nn.Linear, self.vector_output)(tokens)
+        asked = cast(VectorOutput, self.vector_output)(tokens, pairs)
+        own = member.to(asked)
         with torch.no_grad():
             offset = (here.points - per_atom(state.centroids, inputs.block)) / OFFSET_ANG
-            square = member.to(offset) @ (offset[..., :, None] * offset[..., None, :]).flatten(2)
+            square = own @ (offset[..., :, None] * offset[..., None, :]).flatten(2)
             inverse = torch.linalg.inv(square.unflatten(-1, (3, 3)) + LEAST_EXTENT * torch.eye(3).to(offset))
-        outer = member.to(offset) @ (asked[..., :, None] * offset[..., None, :]).flatten(2)
-        return outer.unflatten(-1, (3, 3)) @ inverse
+        outer = own @ (asked[..., :, None] * offset[..., None, :]).flatten(2)
+        return own @ asked / own.sum(-1, keepdim=True).clamp_min(1.0), outer.unflatten(-1, (3, 3)) @ inverse
 
     def _torsions(self, prepared: Prepared, state: State, here: Places, tokens: Tensor, t: Tensor) -> Tensor:
         """(cos, sin) of the final angles, [B, T, 2]."""

@@ -220,7 +220,7 @@ def _step(course: Course, training: Training, settings: TrainingSettings) -> dic
     total = losses["loss"]
     if not torch.isfinite(total):
         raise PromofError(
-            f"the loss of the {course.policy} is {float(total)} at step {training.step}; lower learning_rate "
+            f"the loss of the {course.policy} is {total.item()} at step {training.step}; lower learning_rate "
             "or gradient_norm and train into another folder."
         )
     training.optimiser.zero_grad(set_to_none=True)

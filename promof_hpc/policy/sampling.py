@@ -1,6 +1,7 @@
 """Sampling component sets from a chemist, and the log-probabilities of what was sampled.
 
-Sampled is exactly the distribution that `Chemist.forward` gives: temperature 1, nothing cut off. One row's random
+Sampled is exactly the distribution that `Chemist.forward` gives, restricted to a grammar where one is given:
+temperature 1, nothing else cut off. One row's random
 numbers are its own row of a matrix of uniforms drawn before the first token, so the first rows of a larger batch are
 those of a smaller one (but for rounding in the network, which depends on the batch's shape).
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from promof_hpc.chem.sequence import BOS, EOS, Vocabulary
 from promof_hpc.policy.chemist import Cache, Chemist
+from promof_hpc.policy.grammar import Grammar, masked, stacked
 
 MAX_TOKENS = 320
 LOOK_EVERY = 8  # tokens between two looks whether all are done: each look waits for the device
@@ -50,12 +52,14 @@ def sample(
     conditions: Tensor,
     generator: torch.Generator,
     max_tokens: int = MAX_TOKENS,
+    grammar: Grammar | None = None,
 ) -> Samples:
     """Write one sequence for every row of `conditions` [B, P] (`Conditions.encode` or `.nothing`).
 
     Args:
         generator: on the CPU, wherever the chemist is.
         max_tokens: longest sequence, `<BOS>` included.
+        grammar: what may be written; anything where None.
     """
     weight = chemist.to_logits.weight
     rows, device = len(conditions), weight.device
@@ -68,9 +72,14 @@ def sample(
     lengths = torch.ones(rows, dtype=torch.long, device=device)
     writing = torch.ones(rows, dtype=torch.bool, device=device)
     cache = Cache(chemist.settings, rows, max_tokens, weight)
+    walks = [grammar.begin() for _ in range(rows)] if grammar is not None else []
     for t in range(1, max_tokens):
         log_p = chemist(tokens[:, t - 1 : t], conditions, cache=cache)[:, 0]
+        if walks:
+            log_p = masked(log_p, stacked(walks).to(device))
         chosen = _draw(log_p, chances[:, t])
+        for walk, token in zip(walks, chosen.tolist() if walks else (), strict=True):
+            walk.follow(token)
         tokens[:, t] = torch.where(writing, chosen, 0)
         log_probs[:, t] = torch.where(writing, log_p.gather(1, chosen[:, None])[:, 0], 0.0)
         lengths += writing
@@ -81,9 +90,14 @@ def sample(
     return Samples(tokens[:, :longest], lengths, log_probs[:, :longest])
 
 
-def distributions(chemist: Chemist, tokens: Tensor, conditions: Tensor) -> Tensor:
-    """Log-probabilities of every token at each place after the first, [B, T - 1, V]; -inf where never said."""
-    return chemist(tokens[:, :-1], conditions)
+def distributions(chemist: Chemist, tokens: Tensor, conditions: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Log-probabilities of every token at each place after the first, [B, T - 1, V]; -inf where never said.
+
+    Args:
+        allowed: what a grammar allows (`Grammar.masks`), bool [B, T - 1, V]; everything where None.
+    """
+    log_p: Tensor = chemist(tokens[:, :-1], conditions)
+    return log_p if allowed is None else masked(log_p, allowed)
 
 
 def log_probs(chemist: Chemist, tokens: Tensor, lengths: Tensor, conditions: Tensor) -> Tensor:

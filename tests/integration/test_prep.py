@@ -23,10 +23,12 @@ from data_prep.parallel import run_jobs
 from data_prep.records import Chunk, EntryJob, prepare_chunk, read_records
 from data_prep.settings import PrepReason, PrepSettings, SplitSettings
 from promof_hpc.assembly.build import Part, assemble
+from promof_hpc.assembly.linker_library import LinkerLibrary
 from promof_hpc.assembly.net_library import NetLibrary
 from promof_hpc.assembly.node_library import NodeLibrary
 from promof_hpc.assembly.prepared import PreparedMof, crystal_parts, matched_parts
 from promof_hpc.assembly.prepared_shard import read_prepared
+from promof_hpc.chem.blocks import Kind
 from promof_hpc.errors import UsageError
 from promof_hpc.screen.library import Entry, scan
 from promof_hpc.screen.refusals import ReadStructure
@@ -128,6 +130,8 @@ def test_parts_and_libraries_belong_together(folder):
     assert {t.source for t in nodes.templates} <= training
     assert {d.name for d in nets.donors} <= training
     assert not {s for d in nets.donors for s in d.skeletons} & set(split["held_out_skeletons"])
+    of_training = {b.key for n in training for b in mofs[n].decomposition.blocks if b.kind is Kind.ORGANIC}
+    assert set(LinkerLibrary.read(folder / "linkers.h5").linkers) == of_training
     tokens = json.loads((folder / "vocabulary.json").read_text())
     assert tokens[:5] == ["<PAD>", "<UNK>", "<BOS>", "<SEP>", "<EOS>"]
 
@@ -137,6 +141,16 @@ def test_running_again_does_nothing(folder):
     summary = prepare(str(SOURCE), folder, SETTINGS)
     assert summary.cpu_s_per_entry is None
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_library_that_an_older_preparation_lacks_is_added_and_nothing_else_is_touched(folder):
+    wanted = read_shard(folder / "linkers.h5").digest()
+    (folder / "linkers.h5").unlink()
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    prepare(str(SOURCE), folder, SETTINGS)
+    assert read_shard(folder / "linkers.h5").digest() == wanted
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "linkers.h5"}
+    assert after == before
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"chunk": 3}, {"split": SplitSettings(seed=9)}])
