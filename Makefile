@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 SHELL := /bin/bash
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-full lint type benchmark clean
+.PHONY: demo demo-screen test test-full lint type benchmark clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +23,10 @@ $(VENV)/.all: $(VENV)/.core
 	touch $@
 
 demo: $(VENV)/.core
-	$(BIN)/promof screen demo --run runs/demo --ranks 2
+	$(BIN)/promof design promof_hpc/configs/demo.yaml --run runs/demo
+
+demo-screen: $(VENV)/.core
+	$(BIN)/promof screen demo --run runs/demo-screen --ranks 2
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

@@ -48,7 +48,9 @@ setup(
     python_requires=">=3.11",
     packages=find_namespace_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
     include_package_data=True,
-    package_data={"": ["*.cif", "*.h5", "*.safetensors", "*.json", "*.jsonl", "*.md", "*.txt", "*.j2", "*.css", "*.js"]},
+    package_data={
+        "": ["*.cif", "*.h5", "*.safetensors", "*.json", "*.jsonl", "*.md", "*.txt", "*.j2", "*.css", "*.js", "*.yaml"]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["promof=hpc.cli:main"]},

@@ -92,7 +92,7 @@ def finish(
         seed: of snap's retries.
 
     Returns:
-        One result an assembly. Above `hopeless_ang2` a contact the atoms are not decomposed, which costs most of the gate: such
+        One result an assembly. Above `hopeless_ang2` a contact the atoms are not decomposed, most of the cost: such
         an assembly fails with `missing_contacts` and is graded like every other reject.
     """
     origins = list(starts) if starts is not None else [None] * len(fixed)

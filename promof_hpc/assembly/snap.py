@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promof_hpc.assembly.batched import put, take
+from promof_hpc.assembly.batched import take
 from promof_hpc.assembly.snap_assign import Free, Kept, Matchmaker, Pairing
-from promof_hpc.assembly.snap_descent import DENSEST_ANG3, Problem, State, descend, last_stage
+from promof_hpc.assembly.snap_descent import DENSEST_ANG3, Problem, State, assess, descend, last_stage, lower
 from promof_hpc.assembly.snap_ends import ends_of
 from promof_hpc.assembly.snap_energy import Rig, points_of, view
 from promof_hpc.assembly.snap_overlap import no_pairs, reach_of, reduced_basis
@@ -65,7 +65,7 @@ class Snapped:
         displacement: root mean square move of the atoms in Å without the common translation, [B].
         pairing: who meets whom; zero in padding.
         worst_ang: largest distance between a site and its donor in Å, [B]; 0 without contacts.
-        tries: starts used, int64 [B].
+        tries: descents made, int64 [B]; 0 where the start was finished (it is not moved) or unusable.
     """
 
     poses: Poses
@@ -98,6 +98,9 @@ def snap(
             chooses freely.
         logits: evidence for each meeting, [B, E, E] (node end, linker end), clipped to +-20; lowers its cost.
         seed: of the jitter of further tries.
+
+    Raises:
+        ValueError: `pairing` joins ends of different donors, or an end twice.
     """
     b, ends = len(fixed), max((len(c.node_ends) for c in fixed.components), default=0)
     usable = _usable(fixed, poses)
@@ -142,18 +145,16 @@ def _solve(batch: _Batch, settings: SnapSettings, seed: int) -> tuple[State, Ten
     """The best states and the tries used."""
     problem, start = batch.problem, batch.start
     stage = last_stage(batch.kept, settings.steps, settings.volume_weight)
-    best = descend(problem, start, stage)
-    tries = torch.ones_like(problem.done, dtype=torch.long)
-    for attempt in range(1, settings.tries):
+    best = assess(problem, start, stage)
+    tries = torch.zeros_like(problem.done, dtype=torch.long)
+    for attempt in range(settings.tries):
         left = torch.nonzero(best.energy >= problem.done)[:, 0]
         if not len(left):
             break
         again, pose = problem.take(left), take(start, left)
-        factor = _factors(again.rig, pose, settings.jitter, (seed, attempt), batch.kept)
-        found = descend(again, pose, stage, factor)
+        factor = _factors(again.rig, pose, settings.jitter, (seed, attempt), batch.kept) if attempt else None
+        best = lower(best, left, descend(again, pose, stage, factor))
         tries[left] += 1
-        better = torch.nonzero(found.energy < best.energy[left])[:, 0]
-        best = put(best, left[better], take(found, better))
     return best, tries
 
 
@@ -170,14 +171,32 @@ def _batch(
     if logits is not None:
         evidence = torch.nan_to_num(logits[rows, :e, :e].to(preference), nan=0.0).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         preference = settings.contact_weight * evidence
-    maker: Matchmaker = Free.of(rig, preference, settings.behind_weight)
-    if pairing is not None:
+    maker: Matchmaker
+    if pairing is None:
+        maker = Free.of(rig, preference, settings.behind_weight)
+    else:
         shifts = (pairing.shifts[rows, :e].to(basis) @ torch.linalg.inv(basis)).round().to(torch.long)
-        maker = Kept.of(rig, Pairing(pairing.partner[rows, :e], shifts), preference, settings.behind_weight)
+        edges = Pairing(torch.where(rig.ends.size > 0, pairing.partner[rows, :e], 0), shifts)
+        _check(rig, edges, rows)
+        maker = Kept.of(rig, edges, preference, settings.behind_weight)
     # an error of every site and donor spreads over the terms of both squares; a fifth is what the descent cannot mend
     error = 2 * 0.2 * settings.block_error_ang**2 * rig.ends.sites.sum(1)
     problem = Problem(rig, maker, settings.done_ang2 + error, settings.behind_weight)
     return _Batch(rows, problem, replace(start, cells=basis @ start.cells), basis, pairing is not None)
+
+
+def _check(rig: Rig, edges: Pairing, rows: list[int]) -> None:
+    """Refuse edges that no assembly can have.
+
+    Raises:
+        ValueError: a node end is paired with an end of other donors, or two with the same end.
+    """
+    ends, real = rig.ends, rig.ends.size > 0
+    partner = edges.partner.clamp(0, max(real.shape[1] - 1, 0))
+    wrong = real & ((ends.node_pattern != torch.gather(ends.linker_pattern, 1, partner)) | (partner != edges.partner))
+    taken = torch.zeros_like(partner).scatter_add_(1, partner, real.to(partner))
+    for row in torch.nonzero(wrong.any(1) | (taken > 1).any(1))[:, 0].tolist():
+        raise ValueError(f"the pairing of assembly {rows[row]} is no one-to-one pairing of ends with equal donors")
 
 
 def _report(result: Snapped, batch: _Batch, best: State, tries: Tensor) -> None:

@@ -87,36 +87,36 @@ class State:
     choice: Choice
 
 
+def assess(problem: Problem, start: Poses, stage: Stage) -> State:
+    """The start as it stands, with its energy by the measure of `stage`."""
+    points = points_of(problem.rig, start)
+    choice = problem.maker.choose(points, start.cells, swap=False)
+    return State(start, _energy(problem.rig, start, choice, _measure(problem, stage)), choice)
+
+
 def descend(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
-    """Finish assemblies from `start`.
+    """The best states found from `start` (in reduced cells), with energies at full repulsion.
 
     Args:
         problem: the assemblies.
-        start: their poses, in reduced cells.
+        start: their poses.
         stage: the last one, in which repulsion grows.
         factor: of the costs of who meets whom at the very start.
-
-    Returns:
-        the best states with their energies at full repulsion, which are never above that of the start.
     """
     maker = problem.maker
     if not isinstance(maker, Kept):
         return run(problem, start, stage, factor)
-    first = maker.choose(points_of(problem.rig, start), start.cells, swap=False)
-    best = State(start, _energy(problem.rig, start, first, _measure(problem, stage)), first)
     closed = torch.full_like(problem.done, CLOSED_ANG2)
     rough = maker.coarse()
     drawn = run(Problem(rough.rig, rough, closed, problem.behind), start, DRAW_TOGETHER, factor)
     maker = maker.on(drawn.choice.pairing)
     near = run(Problem(problem.rig, maker, closed, problem.behind), drawn.poses, CLOSE)
-    hopeful = near.energy < HOPELESS_ANG2 + problem.done
+    rows = torch.nonzero(near.energy < HOPELESS_ANG2 + problem.done)[:, 0]
     near = replace(near, energy=_energy(problem.rig, near.poses, near.choice, _measure(problem, stage)))
-    best = _lower(best, torch.arange(len(start), device=start.cells.device), near)
-    rows = torch.nonzero(hopeful)[:, 0]
-    if len(rows):
-        settling = replace(problem, maker=maker.on(near.choice.pairing)).take(rows)
-        best = _lower(best, rows, run(settling, take(near.poses, rows), stage))
-    return best
+    if not len(rows):
+        return near
+    settling = replace(problem, maker=maker.on(near.choice.pairing)).take(rows)
+    return lower(near, rows, run(settling, take(near.poses, rows), stage))
 
 
 def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
@@ -144,7 +144,7 @@ def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = No
         poses, points = seen.poses, seen.points
         pairs = _pairs(problem.rig, poses, points, measure)
         energy = view(problem.rig, poses, points, choice.matched, pairs).energy(measure)
-        best = _lower(best, alive, State(poses, energy, choice))
+        best = lower(best, alive, State(poses, energy, choice))
         going = energy >= problem.done
         if number >= stage.ramp:
             going &= energy < STALLED * before
@@ -185,7 +185,7 @@ def _energy(rig: Rig, poses: Poses, choice: Choice, weights: Weights) -> Tensor:
     return view(rig, poses, points, choice.matched, _pairs(rig, poses, points, weights)).energy(weights)
 
 
-def _lower(best: State, rows: Tensor, other: State) -> State:
+def lower(best: State, rows: Tensor, other: State) -> State:
     """`best` [B] with its assemblies `rows` replaced by those of `other` where these are lower."""
     better = torch.nonzero(other.energy < best.energy[rows])[:, 0]
     return put(best, rows[better], take(other, better))

@@ -39,7 +39,22 @@ def step(seen: View, weights: Weights, damping: Tensor) -> Poses:
     diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
     diagonal += damping[:, None] * (diagonal + 0.1) + 1e-3
     change = -torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky_ex(hessian)[0])[..., 0]
-    return moved(seen.rig.fixed, seen.poses, torch.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0))
+    change = torch.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
+    return moved(seen.rig.fixed, seen.poses, capped(seen.rig.fixed, change))
+
+
+def capped(fixed: Stack, change: Tensor) -> Tensor:
+    """Parameters [B, P] of each assembly shortened as a whole until no part exceeds its cap."""
+    b, k = fixed.blocks.shape
+    vectors = change[:, : 6 * k].reshape(b, 2, k, 3).norm(dim=-1).amax(-1)  # longest translation and rotation
+    largest = [
+        vectors[:, 0] / STEP_CAP_ANG,
+        vectors[:, 1] / STEP_CAP_RAD,
+        change[:, -6:].abs().amax(1) / STEP_CAP_STRAIN,
+    ]
+    if change.shape[1] > 6 * k + 6:
+        largest.append(change[:, 6 * k : -6].abs().amax(1) / STEP_CAP_RAD)
+    return change / torch.stack(largest).amax(0).clamp_min(1.0)[:, None]
 
 
 def moved(fixed: Stack, poses: Poses, change: Tensor) -> Poses:
@@ -47,24 +62,16 @@ def moved(fixed: Stack, poses: Poses, change: Tensor) -> Poses:
     b, k = fixed.blocks.shape
     shift, turn = change[:, : 3 * k].reshape(b, k, 3), change[:, 3 * k : 6 * k].reshape(b, k, 3)
     twist, strain = change[:, 6 * k : -6], change[:, -6:]
-    largest = [
-        shift.norm(dim=-1).amax(1) / STEP_CAP_ANG,
-        turn.norm(dim=-1).amax(1) / STEP_CAP_RAD,
-        strain.abs().amax(1) / STEP_CAP_STRAIN,
-    ]
-    if twist.shape[1]:
-        largest.append(twist.abs().amax(1) / STEP_CAP_RAD)
-    part = torch.stack(largest).amax(0).clamp_min(1.0).reciprocal()[:, None]
-    xx, yy, zz, yz, xz, xy = (part * strain * strain.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])).unbind(1)
+    xx, yy, zz, yz, xz, xy = (strain * strain.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])).unbind(1)
     tensor = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], 1).reshape(b, 3, 3)
     # strained about the middle of the blocks, so that it does not matter where in space an assembly lies
     real = fixed.blocks[..., None]
     middle = (poses.centroids * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
     return Poses(
         cells=poses.cells + poses.cells @ tensor,
-        rotations=rotation_of(part[..., None] * turn) @ poses.rotations,
-        centroids=poses.centroids + (poses.centroids - middle) @ tensor + part[..., None] * shift,
-        angles=poses.angles + part * twist,
+        rotations=rotation_of(turn) @ poses.rotations,
+        centroids=poses.centroids + (poses.centroids - middle) @ tensor + shift,
+        angles=poses.angles + twist,
     )
 
 

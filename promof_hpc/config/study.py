@@ -24,11 +24,6 @@ def _as_seeds(value: Any) -> Any:
     return value
 
 
-def _as_base(value: Any) -> Any:
-    """A design that is no strategy's own yet: what only one of them asks for is checked with its runs."""
-    return {**value, "strategy": "random"} if isinstance(value, Mapping) else value
-
-
 class StrategyEntry(Section):
     """One compared system."""
 
@@ -70,7 +65,7 @@ class StudyRun:
 class StudyConfig(Section):
     """A study: strategies x tasks x seeds, each a campaign with the same budget and scorer."""
 
-    design: Annotated[DesignConfig, BeforeValidator(_as_base)] = DesignConfig(strategy="random")
+    design: DesignConfig = DesignConfig(strategy="random")
     """What all runs have in common; its strategy, task and seed are those of the runs."""
     strategies: tuple[StrategyEntry, ...] = Field(min_length=1)
     """The compared systems; the first one is what the others are tested against."""
@@ -80,6 +75,16 @@ class StudyConfig(Section):
     """Seeds, or how many from 0 on; runs of one seed are compared as pairs."""
     bootstrap: int = Field(10_000, ge=100)
     """Resamples of the seeds for the intervals."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _design_is_of_no_strategy(cls, value: Any) -> Any:
+        """What only one strategy or task asks for is checked with the runs, not with what they have in common."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("design"), Mapping):
+            return value
+        tasks = value.get("tasks")
+        first = {"task": tasks[0]} if isinstance(tasks, list | tuple) and tasks else {}
+        return {**value, "design": {**value["design"], **first, "strategy": "random"}}
 
     @field_validator("strategies")
     @classmethod

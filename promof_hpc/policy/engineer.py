@@ -40,10 +40,10 @@ TORSION_REACH_ANG = 5.0
 FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of the lowest-numbered atoms as there are
 FIRST_TORSION_ATOMS = 24
 ANG_PER_NM = 10.0
-DISPLACEMENT_ANG = 5.0  # displacements are given to the attention in this unit
+DISPLACEMENT_ANG = 3.0  # displacements are given to the attention in this unit
 VECTOR_HEADS = 8
-LEAST_EXTENT = 0.25  # of a block in squares of OFFSET_ANG, where a turn is fitted
-OFFSET_ANG = 2.0  # and offsets from the block's centroid to the tokens in this
+LEAST_EXTENT = 0.1  # of a block in squares of OFFSET_ANG, where a turn is fitted
+OFFSET_ANG = 1.0  # and offsets from the block's centroid to the tokens in this
 CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
 LATTICE_SPREADS = ((4.6, 0.30), (3.0, 0.25))  # of the prior, and of crystals: lengths in Å, angles in rad
 LATTICE_MEANS = (11.5, 1.57)
@@ -78,6 +78,7 @@ class EngineerSettings:
     directions: bool = True
     hydrogens: bool = False
     sites: bool = True
+    poses: bool = True
     relative: bool = True
     vectors: bool = True
     contact: bool = True
@@ -146,15 +147,16 @@ class TorsionOutput(PairAttention):
         self.dihedral_proj = nn.Linear(4 * width, width)
         self.torsion_output = mlp(width, 2)
 
-    def predict(self, four: Tensor, tokens: Tensor, distances: Tensor, blocked: Tensor) -> Tensor:
+    def predict(self, four: Tensor, own: Tensor | float, tokens: Tensor, distances: Tensor, blocked: Tensor) -> Tensor:
         """Outputs [B, T, 2] from the tokens of the four atoms [B, T, 4, D].
 
         Args:
+            own: what is known of the torsions besides, [B, T, D].
             tokens: [B, N, D].
             distances: of tokens from the middles of the bonds in Å, [B, T, N].
             blocked: True for tokens that a torsion does not see, [B, T, N].
         """
-        query = self.dihedral_proj(four.flatten(2)) + self.dihedral_proj(four.flip(2).flatten(2))
+        query = self.dihedral_proj(four.flatten(2)) + self.dihedral_proj(four.flip(2).flatten(2)) + own
         seen = self(query, tokens, Pairs(self.edge_dist_embedder(distances), blocked))
         result: Tensor = self.torsion_output(seen)
         return result
@@ -227,8 +229,9 @@ class Engineer(nn.Module):
         self.torsion_output = TorsionOutput(s.width, s.heads, s.gaussians)
         if s.sites:
             self.role_embed = nn.Embedding(3, s.width)  # other, donor, site
-            self.direction_embed = nn.Linear(3, s.width, bias=False)
-            self.offset_embed = nn.Linear(3, s.width, bias=False)
+        if s.poses:
+            self.pose_embed = nn.Linear(15, s.width, bias=False)
+            self.angle_embed = nn.Linear(2, s.width, bias=False)
         self.vector_output = VectorOutput(s.width, s.gaussians) if s.vectors else None
         self.contact_head = ContactHead(s.width) if s.contact else None
         if s.relative:
@@ -298,18 +301,30 @@ class Engineer(nn.Module):
         """Tokens [B, N, D] after all layers, and what the layers know of pairs."""
         inputs = prepared.inputs
         static = prepared.static
-        if self.settings.sites:
-            direction = functional.normalize(here.behind - here.centres, dim=-1)
-            index = inputs.end.clamp_min(0)[..., None].expand(-1, -1, 3)
-            own = torch.gather(direction, 1, index) * (inputs.end != NONE)[..., None] if direction.shape[1] else None
-            static = static if own is None else static + self.direction_embed(own)
-            offset = here.points - per_atom(state.centroids, inputs.block)
-            static = static + self.offset_embed(offset / OFFSET_ANG)
+        if self.settings.poses:
+            static = static + self.pose_embed(self._pose(inputs, here, state, t))
         x = self.initial_embed(static, here.points / ANG_PER_NM, in_nm(state.lattice), t)
         pairs = self._pairs(inputs, here.points, cells)
         for layer in self.interaction_layers:
             x = layer(x, pairs)
         return x, pairs
+
+    @torch.no_grad()
+    def _pose(self, inputs: Inputs, here: Places, state: State, t: Tensor) -> Tensor:
+        """Direction of each token's end, offset from its block's centroid, place and lattice, each of size 1; [B, N, 15]."""
+        b, n, _ = here.points.shape
+        if inputs.ends.shape[1]:
+            direction = functional.normalize(here.behind - here.centres, dim=-1)
+            index = inputs.end.clamp_min(0)[..., None].expand(-1, -1, 3)
+            own = torch.gather(direction, 1, index) * (inputs.end != NONE)[..., None]
+        else:
+            own = torch.zeros_like(here.points)
+        offset = here.points - per_atom(state.centroids, inputs.block)
+        spread = ((1.0 - t)[:, None, None] * CENTROID_SPREADS_ANG[0]) + CENTROID_SPREADS_ANG[1] * t[:, None, None]
+        mean, wide, narrow = (torch.tensor(x).repeat_interleave(3).to(t) for x in (LATTICE_MEANS, *LATTICE_SPREADS))
+        scale = (1.0 - t)[:, None] * wide + t[:, None] * narrow
+        lattice = ((state.lattice - mean) / scale)[:, None].expand(b, n, 6)
+        return torch.cat([own, offset / OFFSET_ANG, here.points / spread, lattice], -1)
 
     @torch.no_grad()
     def _pairs(self, inputs: Inputs, points: Tensor, cells: Tensor) -> Pairs:
@@ -336,7 +351,8 @@ class Engineer(nn.Module):
             blocked = blocked & (linked == 0)
         return Pairs(features, blocked, inputs.bonded, inputs.bond, bonded)
 
-    def _heads(self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, vectors: tuple[Tensor, Tensor] | None
+    def _heads(
+        self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, vectors: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lattice, turns and centroids from the tokens of blocks [B, K, D]."""
         blocks = prepared.fixed.blocks
@@ -392,7 +408,9 @@ class Engineer(nn.Module):
             seen = inputs.real[:, None] & (distances < TORSION_REACH_ANG)
             if self.settings.neighbor_rule == "first_by_index":
                 seen = first(seen, FIRST_TORSION_ATOMS)
-        out: Tensor = self.torsion_output.predict(four, tokens, distances, ~seen)
+        known = torch.stack([state.angles.cos(), state.angles.sin()], -1)
+        own = self.angle_embed(known) if self.settings.poses else 0.0
+        out: Tensor = self.torsion_output.predict(four, own, tokens, distances, ~seen)
         if not self.settings.relative:
             return out
         cosine, sine = state.angles.cos(), state.angles.sin()

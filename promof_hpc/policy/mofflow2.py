@@ -39,6 +39,7 @@ RELEASED = EngineerSettings(
     directions=False,
     hydrogens=True,
     sites=False,
+    poses=False,
     relative=False,
     vectors=False,
     contact=False,

@@ -90,7 +90,9 @@ def test_the_released_rule_sees_the_first_130_atoms_and_bonded_ones():
         pairs = engineer._pairs(inputs, places(stacked, inputs, state).points, cells_of(state.lattice))
         count = (~pairs.blocked & inputs.real[:, :, None]).sum(-1).max()
         assert count <= 130 + inputs.bonded.shape[-1]
-        assert torch.isfinite(engineer(engineer.prepare(stacked), state, torch.tensor(0.5).expand(len(stacked))).turns).all()
+        assert torch.isfinite(
+            engineer(engineer.prepare(stacked), state, torch.tensor(0.5).expand(len(stacked))).turns
+        ).all()
 
 
 def _all(clean) -> list[torch.Tensor]:
@@ -211,7 +213,9 @@ def test_ends_with_other_donors_never_meet_and_padding_gives_no_nan():
     loss = contact_loss(logits, torch.full(logits.shape[:2], -1))
     assert loss.item() == 0.0
     with pytest.raises(ValueError, match="no contact head"):
-        _engineer(EngineerSettings(**{**vars(SMALL), "contact": False})).contact_logits(engineer.prepare(fixed), state, t)
+        _engineer(EngineerSettings(**{**vars(SMALL), "contact": False})).contact_logits(
+            engineer.prepare(fixed), state, t
+        )
 
 
 def test_contact_loss_is_the_mean_cross_entropy_both_ways():
@@ -220,7 +224,10 @@ def test_contact_loss_is_the_mean_cross_entropy_both_ways():
     expected = []
     for b, i in ((b, i) for b in range(2) for i in range(4) if partner[b, i] >= 0):
         j = partner[b, i]
-        expected += [functional.cross_entropy(logits[b, i], j), functional.cross_entropy(logits[b, :, j], torch.tensor(i))]
+        expected += [
+            functional.cross_entropy(logits[b, i], j),
+            functional.cross_entropy(logits[b, :, j], torch.tensor(i)),
+        ]
     torch.testing.assert_close(contact_loss(logits, partner), torch.stack(expected).mean())
 
 

@@ -197,7 +197,7 @@ def test_a_start_noised_to_the_end_is_the_start_and_noised_to_0_is_the_prior():
 
 def test_the_loss_is_the_weighted_sum_of_squared_errors_and_zero_for_the_truth():
     fixed, x1, _ = _known("FIPWUY")
-    losses = flow.loss(_Knowing(x1), fixed, x1, _generator())
+    losses = flow.loss(_Knowing(x1).double(), fixed, x1, _generator())
     assert losses.parts()["lattice"] == 0.0
     aim = couple(fixed, _double(flow.prior(fixed, _generator())), x1, _generator())
     now = flow.interpolate(aim.noise, aim.data, torch.tensor([0.5], dtype=torch.float64))

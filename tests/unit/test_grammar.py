@@ -19,7 +19,7 @@ from promof_hpc.chem.sequence import (
 )
 from promof_hpc.policy.chemist import Chemist, ChemistSettings
 from promof_hpc.policy.grammar import Grammar
-from promof_hpc.policy.sampling import distributions, sample, said_mask
+from promof_hpc.policy.sampling import distributions, said_mask, sample
 
 NODES = ("[Zn]", "[Zn][Zn][O]", "[Cu][Cu]", "[Zr][O]")
 LINKERS = tuple(

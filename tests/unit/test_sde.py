@@ -96,7 +96,11 @@ def test_log_densities_are_those_of_torch_distributions(engineer, fixed):
         if name == "torsion":
             action, mean = action[fixed.torsions[row]], mean[fixed.torsions[row]]
         density = torch.distributions.Normal(mean, sigma * delta.sqrt()).log_prob(action)
-        unit = torch.as_tensor(spreads[m]).log().expand(6).sum() if name == "lattice" else math.log(spreads[m]) * mean.numel()
+        unit = (
+            torch.as_tensor(spreads[m]).log().expand(6).sum()
+            if name == "lattice"
+            else math.log(spreads[m]) * mean.numel()
+        )
         expected = (density.sum() + unit).item()
         if name == "translation":  # one direction of three is fixed: the mean over the blocks
             free = 0.5 * 3 * torch.log(2 * torch.pi * (sigma / 10) ** 2 * delta)
@@ -137,7 +141,12 @@ def test_noise_levels_follow_the_formula():
         t = k / 12
         level = min(math.sqrt((1 - t) / max(t, 1 / 12)), 3.0) if t <= 0.9 and k < 11 else 0.0
         np.testing.assert_allclose(sigma[k], np.array([0.3, 0.1, 0.2, 0.15]) * level, rtol=1e-5)
-    assert sde.noise_levels(times, SdeSettings(steps=12, window=4), first=3)[0].any(-1).nonzero()[:, 0].tolist() == [3, 4, 5, 6]
+    assert sde.noise_levels(times, SdeSettings(steps=12, window=4), first=3)[0].any(-1).nonzero()[:, 0].tolist() == [
+        3,
+        4,
+        5,
+        6,
+    ]
     assert not sde.noise_levels(times, SdeSettings(steps=12, window=4), first=11).any()
     late = flow.time_grid(torch.tensor([0.0, 0.6]), 4, _states(2))
     assert not sde.noise_levels(late, SdeSettings(steps=4))[:, -1].any()
@@ -181,7 +190,9 @@ def test_step_kl_is_that_of_two_gaussians(engineer, fixed):
     flight = sde.rollout(engineer, fixed, flow.prior(fixed, _generator()), 0.0, SETTINGS, _generator(1))
     _, means = sde.replay(engineer, fixed, flight, 0)
     means = Increments(*(x.detach() for x in means.parts()))
-    shifted = Increments(means.translation, means.rotation + 0.1 * fixed.blocks[..., None], means.torsion, means.lattice)
+    shifted = Increments(
+        means.translation, means.rotation + 0.1 * fixed.blocks[..., None], means.torsion, means.lattice
+    )
     divergence = sde.step_kl(shifted, means, flight, 0)
     assert not divergence[:, [0, 2, 3]].any()
     spread = flight.sigma[:, 0, 1] * (flight.times[:, 1] - flight.times[:, 0]).sqrt()
