@@ -108,6 +108,9 @@ def in_smaller_cells(donor: Donor, factor: int) -> list[Donor]:
     translations are found in the equilibrium placement of the net, where equivalent vertices lie a translation apart.
     Positions and directions are those of the first copy.
     """
+    if factor == 4:  # two steps, as not every such translation group is cyclic
+        twice = [d for half in in_smaller_cells(donor, 2) for d in in_smaller_cells(half, 2)]
+        return list({tuple(np.round(d.cell, 3).ravel().tolist()): d for d in twice}.values())
     places = _equilibrium(donor)
     found = []
     for numerators in np.ndindex(factor, factor, factor):

@@ -28,6 +28,7 @@ DENSEST_ANG3 = 1.0  # volume per atom; below it atoms have no meaningful neighbo
 HOPELESS_ANG2 = 8.0  # open contacts before repulsion grows, above which hardly any assembly was ever closed
 CLOSED_ANG2 = 1e-3  # contacts closed enough to end a stage without repulsion
 STALLED = 0.99  # share of the energy that must remain after a round of steps to call it stalled
+SAME_ENERGY = 1e-6  # relative difference within which two energies are one
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,9 @@ def _energy(rig: Rig, poses: Poses, choice: Choice, weights: Weights) -> Tensor:
 
 
 def lower(best: State, rows: Tensor, other: State) -> State:
-    """`best` [B] with its assemblies `rows` replaced by those of `other` where these are lower."""
-    better = torch.nonzero(other.energy < best.energy[rows])[:, 0]
+    """`best` [B] with its assemblies `rows` replaced by those of `other` where these are lower by more than rounding.
+
+    Two descents often end in one minimum; which is lower by the last digits would depend on the batch.
+    """
+    better = torch.nonzero(other.energy < (1.0 - SAME_ENERGY) * best.energy[rows])[:, 0]
     return put(best, rows[better], take(other, better))

@@ -194,5 +194,9 @@ def stack_copies(many: Sequence[Sequence[BlockCopies]], fixed: Stack) -> Copies:
             folds[i, first : first + t] = block.folds
             first += t
     device = fixed.local.device
-    real = (torch.from_numpy(x).to(fixed.local) for x in (turns, angles))
-    return Copies(*real, torch.from_numpy(there).to(device), torch.from_numpy(folds).to(device))
+    return Copies(
+        torch.from_numpy(turns).to(fixed.local),
+        torch.from_numpy(angles).to(fixed.local),
+        torch.from_numpy(there).to(device),
+        torch.from_numpy(folds).to(device),
+    )

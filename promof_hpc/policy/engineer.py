@@ -2,7 +2,8 @@
 
 It is MOFFlow-2's structure predictor with dense attention (see `policy.layers`) and the same parameters under the same
 names. Options that the released model does not have sit in modules of their own: node sites as tokens, distances and
-displacements to the nearest periodic image, heads that predict relative to the present state, a contact head.
+displacements to the nearest periodic image, heads that predict relative to the present state, vectors that turn with
+the assembly, a contact head.
 """
 
 from __future__ import annotations
@@ -17,31 +18,15 @@ from torch.nn import functional
 from promof_hpc.assembly.stack import Stack, per_atom
 from promof_hpc.geometry.lattice import cells_of, nearest_image
 from promof_hpc.policy.contact_head import ContactHead
-from promof_hpc.policy.features import FEATURES, NONE, Inputs, Places, inputs_of, places
-from promof_hpc.policy.layers import (
-    MASKED,
-    Head,
-    Layer,
-    PairAttention,
-    Pairs,
-    Smearing,
-    mlp,
-    start_at_zero,
-    waves_of_number,
-    waves_of_time,
-)
+from promof_hpc.policy.features import NONE, Inputs, Places, inputs_of, places
+from promof_hpc.policy.heads import TORSION_REACH_ANG, InitialEmbed, Pool, TorsionOutput, VectorOutput
+from promof_hpc.policy.layers import Head, Layer, Pairs, start_at_zero, waves_of_number
 from promof_hpc.policy.state import State, centred
 
-ATOM_TYPES = 100
-TYPE_WIDTH = 64
-TIME_WIDTH = 64
-POOL_REACH_ANG = 20.0
-TORSION_REACH_ANG = 5.0
 FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of the lowest-numbered atoms as there are
 FIRST_TORSION_ATOMS = 24
 ANG_PER_NM = 10.0
 DISPLACEMENT_ANG = 3.0  # displacements are given to the attention in this unit
-VECTOR_HEADS = 8
 LEAST_EXTENT = 0.1  # of a block in squares of OFFSET_ANG, where a turn is fitted
 OFFSET_ANG = 1.0  # and offsets from the block's centroid to the tokens in this
 CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
@@ -61,8 +46,9 @@ class EngineerSettings:
         periodic: distances to the nearest image in the present cell.
         directions: displacements beside distances.
         hydrogens: whether hydrogen on carbon is seen.
-        sites: whether the sites of nodes are tokens; tokens then also know their end's direction and their place in
-            the block.
+        sites: whether the sites of nodes are tokens.
+        poses: ends' directions, offsets from centroids, places, lattice and torsion angles are inputs once more, each
+            in units of its spread.
         relative: heads predict the change from the best guess that needs no network (see `guess`).
         vectors: tokens say where they should go, and a block's turn is fitted to them besides its own output.
         contact: whether there is a contact head.
@@ -116,99 +102,6 @@ class Clean:
     centroids: Tensor
     torsions: Tensor
     contacts: Tensor | None = None
-
-
-class InitialEmbed(nn.Module):
-    """From atom types, chemistry, coordinates, lattice and time to tokens."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.atom_type_embed = nn.Embedding(ATOM_TYPES, TYPE_WIDTH)
-        self.linear_out = nn.Linear(TYPE_WIDTH + FEATURES + 3 + 6 + TIME_WIDTH, width)
-
-    def static(self, types: Tensor, chemistry: Tensor) -> Tensor:
-        """The part of types [B, N] and features [B, N, 38]."""
-        known = torch.cat([self.atom_type_embed(types.clamp_max(ATOM_TYPES - 1)), chemistry], -1)
-        return functional.linear(known, self.linear_out.weight[:, : TYPE_WIDTH + FEATURES], self.linear_out.bias)
-
-    def forward(self, static: Tensor, points: Tensor, lattice: Tensor, t: Tensor) -> Tensor:
-        """Tokens [B, N, D] from the static part, points [B, N, 3] (nm), lattice [B, 6] (nm, rad) and time [B]."""
-        weight = self.linear_out.weight[:, TYPE_WIDTH + FEATURES :]
-        whole = functional.linear(torch.cat([lattice, waves_of_time(t, TIME_WIDTH)], -1), weight[:, 3:])
-        return static + functional.linear(points, weight[:, :3]) + whole[:, None]
-
-
-class TorsionOutput(PairAttention):
-    """(cos, sin) of torsions from their four atoms and what surrounds the middle bond."""
-
-    def __init__(self, width: int, heads: int, gaussians: int):
-        super().__init__(width, heads, gaussians)
-        self.edge_dist_embedder = Smearing(TORSION_REACH_ANG, gaussians)
-        self.dihedral_proj = nn.Linear(4 * width, width)
-        self.torsion_output = mlp(width, 2)
-
-    def predict(self, four: Tensor, own: Tensor | float, tokens: Tensor, distances: Tensor, blocked: Tensor) -> Tensor:
-        """Outputs [B, T, 2] from the tokens of the four atoms [B, T, 4, D].
-
-        Args:
-            own: what is known of the torsions besides, [B, T, D].
-            tokens: [B, N, D].
-            distances: of tokens from the middles of the bonds in Å, [B, T, N].
-            blocked: True for tokens that a torsion does not see, [B, T, N].
-        """
-        query = self.dihedral_proj(four.flatten(2)) + self.dihedral_proj(four.flip(2).flatten(2)) + own
-        seen = self(query, tokens, Pairs(self.edge_dist_embedder(distances), blocked))
-        result: Tensor = self.torsion_output(seen)
-        return result
-
-
-class Pool(PairAttention):
-    """Tokens of blocks from the tokens of their atoms."""
-
-    def __init__(self, width: int, heads: int, gaussians: int):
-        super().__init__(width, heads, gaussians)
-        self.edge_dist_embedder = Smearing(POOL_REACH_ANG, gaussians)
-
-    def pool(self, tokens: Tensor, distances: Tensor, member: Tensor) -> Tensor:
-        """Blocks [B, K, D] from tokens [B, N, D].
-
-        Args:
-            distances: of each token from the centroid of its own block in Å, [B, N].
-            member: True for a block's own tokens, [B, K, N].
-        """
-        summed = member.to(tokens.dtype) @ tokens
-        smeared = self.edge_dist_embedder(distances[:, None]).expand(-1, member.shape[1], -1, -1)
-        result: Tensor = self(summed, tokens, Pairs(smeared, ~member))
-        return result
-
-
-class VectorOutput(nn.Module):
-    """A vector for each token, made of displacements to other tokens; it turns with the assembly.
-
-    Each head looks at some tokens, by what they are and how far they lie, and pulls towards them or pushes off.
-    """
-
-    def __init__(self, width: int, gaussians: int):
-        super().__init__()
-        self.linear_q = nn.Linear(width, width)
-        self.linear_k = nn.Linear(width + gaussians, width, bias=False)
-        self.pull = nn.Linear(width, VECTOR_HEADS)
-        nn.init.zeros_(self.pull.weight)
-        nn.init.zeros_(self.pull.bias)
-
-    def forward(self, tokens: Tensor, pairs: Pairs) -> Tensor:
-        """Vectors [B, N, 3], in units of `DISPLACEMENT_ANG`, of tokens [B, N, D]."""
-        b, n, width = tokens.shape
-        h, c = VECTOR_HEADS, width // VECTOR_HEADS
-        q = self.linear_q(tokens).view(b, n, h, c) * c**-0.5
-        own, near = self.linear_k.weight[:, :width], self.linear_k.weight[:, width:].reshape(h, c, -1)
-        k = functional.linear(tokens, own).view(b, n, h, c)
-        g = near.shape[-1]
-        logits = torch.matmul(torch.einsum("bmhc,hcg->bmhg", q, near), pairs.features[:, :, :g])
-        logits = logits + torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)).transpose(1, 2)
-        weights = logits.masked_fill(pairs.blocked[..., None, :], MASKED).softmax(-1)
-        towards = torch.matmul(weights, pairs.features[:, :, g:].transpose(-1, -2))  # [B, N, H, 3]
-        return (self.pull(tokens)[..., None] * towards).sum(2)
 
 
 class Engineer(nn.Module):
@@ -311,7 +204,7 @@ class Engineer(nn.Module):
 
     @torch.no_grad()
     def _pose(self, inputs: Inputs, here: Places, state: State, t: Tensor) -> Tensor:
-        """Direction of each token's end, offset from its block's centroid, place and lattice, each of size 1; [B, N, 15]."""
+        """Direction of each token's end, offset from its block's centroid, place, lattice; of size 1; [B, N, 15]."""
         b, n, _ = here.points.shape
         if inputs.ends.shape[1]:
             direction = functional.normalize(here.behind - here.centres, dim=-1)
@@ -409,7 +302,7 @@ class Engineer(nn.Module):
             if self.settings.neighbor_rule == "first_by_index":
                 seen = first(seen, FIRST_TORSION_ATOMS)
         known = torch.stack([state.angles.cos(), state.angles.sin()], -1)
-        own = self.angle_embed(known) if self.settings.poses else 0.0
+        own = self.angle_embed(known) if self.settings.poses else None
         out: Tensor = self.torsion_output.predict(four, own, tokens, distances, ~seen)
         if not self.settings.relative:
             return out

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from promof_hpc.errors import UsageError
-from promof_hpc.policy.engineer import (
-    ATOM_TYPES,
-    POOL_REACH_ANG,
-    TIME_WIDTH,
-    TORSION_REACH_ANG,
-    TYPE_WIDTH,
-    Engineer,
-    EngineerSettings,
-)
+from promof_hpc.policy.engineer import Engineer, EngineerSettings
 from promof_hpc.policy.features import FEATURES
+from promof_hpc.policy.heads import ATOM_TYPES, POOL_REACH_ANG, TIME_WIDTH, TORSION_REACH_ANG, TYPE_WIDTH
 from promof_hpc.policy.layers import BONDS
 
 PREFIX = "model."

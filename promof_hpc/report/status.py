@@ -93,7 +93,8 @@ def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapsho
     state = "done" if done else "idle" if not led else "stopping" if stop_requested(run) else "running"
     left = seconds_left(read_events(run), found.budget.committed, found.budget.budget or 0) if led else None
     return replace(
-        found, campaign=True, state=state, seconds_left=left, gate_pass_share=status.gate_pass_share, best=status.best, ending=ending,
+        found, campaign=True, state=state, seconds_left=left, ending=ending,
+        gate_pass_share=status.gate_pass_share, best=status.best,
         rounds=[{**batches, **facts} for batches, facts in zip(found.rounds, status.rounds, strict=False)],
     )  # fmt: skip
 

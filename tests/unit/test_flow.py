@@ -216,7 +216,9 @@ def test_the_loss_is_the_weighted_sum_of_squared_errors_and_zero_for_the_truth()
 
 def test_late_times_weigh_more_up_to_a_bound():
     weight = flow.late_weight(torch.linspace(0, 1, 101))
-    assert weight[0] == 1 and weight[-1] == flow.MOST_LATE and (weight.diff() >= 0).all()
+    assert weight[0] == 1
+    assert weight[-1] == flow.MOST_LATE
+    assert (weight.diff() >= 0).all()
 
 
 def test_training_on_one_crystal_learns_to_build_it():

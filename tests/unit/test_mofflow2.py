@@ -53,7 +53,8 @@ def test_own_options_add_modules_and_change_no_released_one():
     released = released_shapes(EngineerSettings())
     assert {n: own[n] for n in released} == released
     extra = {n.split(".")[0] if "direction_" not in n else n.split(".")[-2] for n in own.keys() - released.keys()}
-    assert extra == {"contact_head", "direction_embed", "offset_embed", "role_embed", "direction_k", "direction_v"}
+    embeddings = {"role_embed", "pose_embed", "angle_embed"}
+    assert extra == {"contact_head", "vector_output", "direction_k", "direction_v"} | embeddings
 
 
 def test_a_checkpoint_is_read_and_predicts(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from promof_hpc.assembly.components import Components, Solution, crystal_components
-from promof_hpc.assembly.net_cells import in_larger_cells
+from promof_hpc.assembly.net_cells import in_cells_of
 from promof_hpc.assembly.net_close import Placed, close
 from promof_hpc.assembly.net_library import Donor, NetLibrary
 from promof_hpc.assembly.net_orient import BARRED, WEIGHTS, orientations
@@ -126,15 +126,38 @@ def test_barred_edges_are_never_taken_and_an_impossible_vertex_has_no_answer(end
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_a_net_in_a_larger_cell_is_the_same_net_with_the_same_edges(factor: int) -> None:
     donor = library().donors[3]
-    made = in_larger_cells(donor, factor)
+    made = in_cells_of(donor, factor * len(donor.kinds))
     assert len(made) == {2: 7, 3: 13, 4: 35}[factor]  # sublattices of that index
     for larger in made:
         assert len(larger.kinds) == factor * len(donor.kinds)
         assert np.linalg.det(larger.cell) == pytest.approx(factor * np.linalg.det(donor.cell))
         assert edge_vectors(larger) == pytest.approx(np.tile(edge_vectors(donor), (factor, 1)), abs=1e-6)
-        sizes = tuple(len(e) for e in larger.elements)
-        edges = tuple((int(p), int(q), (int(a), int(b), int(c))) for p, q, a, b, c in larger.edges)
-        assert net_key(LabelledNet(tuple(map(int, larger.kinds)), edges, sizes)) == donor.net_key
+        assert key_of(larger) == donor.net_key
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_a_net_comes_back_from_a_larger_cell_in_its_own(factor: int) -> None:
+    for donor in library().donors[5:80:25]:
+        for larger in in_cells_of(donor, factor * len(donor.kinds))[:2]:
+            smaller = in_cells_of(larger, len(donor.kinds))
+            assert smaller
+            for found in smaller:
+                assert key_of(found) == donor.net_key
+                assert abs(np.linalg.det(found.cell)) == pytest.approx(abs(np.linalg.det(donor.cell)))
+
+
+def test_a_net_that_does_not_repeat_has_no_smaller_cell() -> None:
+    whole = [d for d in library().donors if len(d.kinds) % 2 == 0]
+    none = [d for d in whole if not in_cells_of(d, len(d.kinds) // 2)]
+    some = [d for d in whole if d not in none]
+    assert none
+    assert all(key_of(f) == d.net_key for d in some for f in in_cells_of(d, len(d.kinds) // 2))
+    assert in_cells_of(whole[0], len(whole[0].kinds) + 1) == []
+
+
+def key_of(donor: Donor) -> str:
+    edges = tuple((int(p), int(q), (int(a), int(b), int(c))) for p, q, a, b, c in donor.edges)
+    return net_key(LabelledNet(tuple(map(int, donor.kinds)), edges, tuple(len(e) for e in donor.elements)))
 
 
 def edge_vectors(donor: Donor) -> np.ndarray:

@@ -48,14 +48,23 @@ def test_without_noise_the_sampler_is_the_solver(engineer, fixed, start):
     x0 = flow.prior(fixed, _generator())
     flight = sde.rollout(engineer, fixed, x0, start, NONE, _generator(1))
     _same(flight.final, flow.solve(engineer, fixed, x0, start, 6), 1e-6)
-    assert not flight.noisy.any() and not flight.log_prob.any()
+    assert not flight.noisy.any()
+    assert not flight.log_prob.any()
 
 
 def test_noise_that_goes_to_zero_leads_to_the_solver(engineer, fixed):
-    x0 = flow.prior(fixed, _generator())
-    little = SdeSettings(steps=6, translation=1e-7, rotation=1e-7, torsion=1e-7, lattice=1e-7)
-    flight = sde.rollout(engineer, fixed, x0, 0.0, little, _generator(1))
-    _same(flight.final, flow.solve(engineer, fixed, x0, 0.0, 6), 1e-5)
+    exact, double = _double(engineer), stack(list(fixed.components), torch.float64)
+    x0 = flow.prior(double, _generator())
+    little = SdeSettings(steps=6, translation=1e-9, rotation=1e-9, torsion=1e-9, lattice=1e-9)
+    flight = sde.rollout(exact, double, x0, 0.0, little, _generator(1))
+    assert flight.noisy[:, :5].all()
+    _same(flight.final, flow.solve(exact, double, x0, 0.0, 6), 1e-5)
+
+
+def _double(engineer: Engineer) -> Engineer:
+    copy = Engineer(engineer.settings).double()
+    copy.load_state_dict(engineer.state_dict())
+    return copy
 
 
 def test_ratios_are_one_under_the_weights_that_sampled(engineer, fixed):
@@ -109,8 +118,7 @@ def test_log_densities_are_those_of_torch_distributions(engineer, fixed):
 
 
 def test_gradient_of_the_log_density_is_that_of_finite_differences(engineer, fixed):
-    engineer64 = Engineer(engineer.settings).double()
-    engineer64.load_state_dict(engineer.state_dict())
+    engineer64 = _double(engineer)
     double = stack(list(fixed.components), torch.float64)
     flight = sde.rollout(engineer, fixed, flow.prior(fixed, _generator()), 0.0, SETTINGS, _generator(1))
     flight = sde.Rollout.from_columns({n: v.astype(np.float64) for n, v in flight.columns().items()})
@@ -170,8 +178,10 @@ def test_the_lattice_is_bounded_in_the_state_and_never_in_the_action(engineer, f
     wild = SdeSettings(steps=6, lattice=3.0)
     flight = sde.rollout(engineer, fixed, flow.prior(fixed, _generator()), 0.0, wild, _generator(1))
     lattice = torch.cat([flight.states.lattice[:, 1:].reshape(-1, 6), flight.final.lattice])
-    assert (lattice[:, :3] >= LENGTHS_ANG[0]).all() and (lattice[:, :3] <= LENGTHS_ANG[1]).all()
-    assert (lattice[:, 3:] >= ANGLES_RAD[0]).all() and (lattice[:, 3:] <= ANGLES_RAD[1]).all()
+    assert (lattice[:, :3] >= LENGTHS_ANG[0]).all()
+    assert (lattice[:, :3] <= LENGTHS_ANG[1]).all()
+    assert (lattice[:, 3:] >= ANGLES_RAD[0]).all()
+    assert (lattice[:, 3:] <= ANGLES_RAD[1]).all()
     free = flight.states.lattice[:, :-1] + flight.actions.lattice[:, :-1]
     assert (free - flight.states.lattice[:, 1:]).abs().max() > 1.0
 
