@@ -22,6 +22,7 @@ from promof_hpc.assembly.assembler import Assembled, FinishSettings, finish
 from promof_hpc.assembly.components import Components, crystal_components, matched_components
 from promof_hpc.assembly.net_start import NetStart, net_starts
 from promof_hpc.assembly.prepared_shard import read_prepared
+from promof_hpc.assembly.snap import MODEL_BLOCK_ERROR_ANG, SnapSettings
 from promof_hpc.assembly.stack import poses_of, stack
 from promof_hpc.chem.blocks import Decomposition
 from promof_hpc.chem.bonds import is_metal
@@ -67,6 +68,7 @@ class AssessSettings:
         max_atoms, max_blocks: larger sets are left out.
         volume_per_atom_ang3: sets whose crystal lies outside are left out (as in the measured baseline).
         flow_steps: of the solver from noise; a start at time t takes its share.
+        snap_tries: starts that snap may use for one assembly.
         start_time: flow time to which net starts are noised.
     """
 
@@ -77,6 +79,7 @@ class AssessSettings:
     max_blocks: int = 12
     volume_per_atom_ang3: tuple[float, float] = (11.0, 30.0)
     flow_steps: int = 25
+    snap_tries: int = 1
     start_time: float = 0.6
 
 
@@ -239,7 +242,7 @@ def _tried(
     """`count` assemblies by one method."""
     fixed = stack([components] * count)
     generator = torch.Generator().manual_seed(seed)
-    finishing = FinishSettings(snap=None) if method is Method.RAW_FLOW else FinishSettings()
+    finishing = _finishing(method, settings)
     if method is Method.NET:
         poses = poses_of([s.solution for s in starts], fixed)
         return finish(fixed, poses, finishing, starts=starts, seed=seed % 2**31)
@@ -257,6 +260,13 @@ def _tried(
         with torch.no_grad():
             logits = engineer.contact_logits(engineer.prepare(fixed), end, torch.ones(count))
     return finish(fixed, end.poses(), finishing, logits=logits, seed=seed % 2**31)
+
+
+def _finishing(method: Method, settings: AssessSettings) -> FinishSettings:
+    if method is Method.RAW_FLOW:
+        return FinishSettings(snap=None)
+    error = MODEL_BLOCK_ERROR_ANG if settings.geometry == "matched" else 0.0
+    return FinishSettings(snap=SnapSettings(tries=settings.snap_tries, block_error_ang=error))
 
 
 def _engineer(tools: Tools) -> Engineer:

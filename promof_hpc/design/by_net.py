@@ -8,7 +8,7 @@ import numpy as np
 
 from promof_hpc.assembly.assembler import Assembled, FinishSettings, assemble_by_net
 from promof_hpc.assembly.components import Components
-from promof_hpc.assembly.snap import SnapSettings
+from promof_hpc.assembly.snap import MODEL_BLOCK_ERROR_ANG, SnapSettings
 from promof_hpc.chem.sequence import ComponentSet
 from promof_hpc.config import AssemblySettings, DesignConfig
 from promof_hpc.design.libraries import Libraries
@@ -72,5 +72,7 @@ def proposal_of(name: str, group: int, target: int, sequence: str, assembled: As
 
 def finish_settings(assembly: AssemblySettings) -> FinishSettings:
     """The finisher that a configuration asks for."""
-    snap = SnapSettings(tries=assembly.tries, contact_weight=assembly.contact_weight) if assembly.snap else None
-    return FinishSettings(snap=snap, atom_cap=assembly.atom_cap)
+    snap = SnapSettings(
+        tries=assembly.tries, contact_weight=assembly.contact_weight, block_error_ang=MODEL_BLOCK_ERROR_ANG
+    )
+    return FinishSettings(snap=snap if assembly.snap else None, atom_cap=assembly.atom_cap)
