@@ -28,7 +28,7 @@ from data_prep.parallel import Progress, run_jobs
 from data_prep.records import prepare_structure
 from data_prep.settings import PrepSettings
 from promof_hpc.assembly.assembler import Assembled, FinishSettings, assemble_by_net
-from promof_hpc.assembly.components import BuildingBlock, Components, End, matched_components
+from promof_hpc.assembly.components import BuildingBlock, Components, End, crystal_components
 from promof_hpc.assembly.net_library import NetLibrary
 from promof_hpc.assembly.net_start import bite_ang
 from promof_hpc.assembly.node_library import NodeLibrary
@@ -72,11 +72,13 @@ class SyntheticSummary:
 
     Attributes:
         made: MOFs in the folder.
+        wanted: MOFs asked for; fewer are made where a chunk runs out of pairs.
         outcomes: pairs tried by this call, by outcome.
         cpu_s: CPU time of this call in s.
     """
 
     made: int
+    wanted: int
     outcomes: dict[str, int]
     cpu_s: float
 
@@ -85,7 +87,7 @@ class SyntheticSummary:
         new = self.outcomes.get(MADE, 0)
         rate = f", {3600 * new / self.cpu_s:.0f} a CPU hour" if new else ""
         told = ", ".join(f"{name} {n}" for name, n in sorted(self.outcomes.items(), key=lambda item: -item[1]))
-        return [f"{self.made} synthetic MOFs{rate}", *([f"  pairs: {told}"] if told else [])]
+        return [f"{self.made} of {self.wanted} synthetic MOFs{rate}", *([f"  pairs: {told}"] if told else [])]
 
 
 MADE = "made"
@@ -132,7 +134,7 @@ def synthesise(
     for job in run_jobs(_make_chunk, jobs, workers, finished):
         finished(job, _make_chunk(job))
     made = sum(len(read_prepared(out / "train" / n, molecules=False)) for n in list_names(out / "train", ".h5"))
-    return SyntheticSummary(made, dict(outcomes), state["cpu_s"])
+    return SyntheticSummary(made, settings.count, dict(outcomes), state["cpu_s"])
 
 
 def _begin(data: Path, out: Path, settings: SyntheticSettings) -> None:
@@ -221,7 +223,11 @@ def _make_chunk(job: _Job) -> tuple[dict[str, int], float]:
         if pair is None or pair in tried or _share(pair, job.chunks) != job.number:
             continue
         tried.add(pair)
-        outcome = _make(pair, stock, settings, f"synthetic-{settings.seed}-{job.number:05d}-{len(made):03d}")
+        name = f"synthetic-{settings.seed}-{job.number:05d}-{len(made):03d}"
+        try:
+            outcome = _make(pair, stock, settings, name)
+        except (ValueError, RuntimeError) as error:  # one odd pair must not stop thousands
+            outcome = f"failed ({type(error).__name__})"
         if isinstance(outcome, PreparedMof):
             made[outcome.name] = outcome
         outcomes[MADE if isinstance(outcome, PreparedMof) else outcome] += 1
@@ -286,16 +292,13 @@ def _draw(stock: _Stock, generator: np.random.Generator) -> _Pair | None:
 
 
 def _make(pair: _Pair, stock: _Stock, settings: SyntheticSettings, name: str) -> PreparedMof | str:
-    """The synthetic MOF of a pair, or why there is none."""
-    try:
-        components = exchanged(
-            matched_components(stock.mofs[pair.mof], stock.nodes)[0],
-            pair.leaves,
-            matched_components(stock.mofs[pair.source], stock.nodes)[0],
-            pair.block,
-        )
-    except ValueError:
-        return "other contacts"
+    """The synthetic MOF of a pair, or why there is none.
+
+    Blocks have the geometry of the crystals that they come from, as in a real MOF; conformers and templates are matched
+    to it afterwards.
+    """
+    host, source = (crystal_components(stock.mofs[mof])[0] for mof in (pair.mof, pair.source))
+    components = exchanged(host, pair.leaves, source, pair.block)
     if len(components.numbers) > stock.prep.max_atoms:
         return "too large"
     if bite_ang(components) > FITTING_BITE_ANG:

@@ -103,9 +103,7 @@ def expect(blocks: Sequence[Block], contacts: Sequence[Contact]) -> Expected:
     )
 
 
-def gate(
-    structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP, hopeless: str = ""
-) -> GateResult:
+def gate(structure: Structure, expected: Expected, *, atom_cap: int = ATOM_CAP, hopeless: str = "") -> GateResult:
     """Check an assembly before any potential call.
 
     It must be within the cap, the density and the volume per atom; no two blocks may come closer than 0.75 times the

@@ -70,16 +70,17 @@ def couple(
     """Lay noise and crystal out for each other.
 
     The noise of equal blocks is exchanged (Hungarian on centroids), which leaves its distribution over the set as it
-    is; the crystal moves to the nearest of some random origins, its blocks to the cell about it, each block to the
-    copy nearest to its noise.
+    is; each block of the crystal goes to the image nearest to its noise in fractions of the cell, the crystal as a
+    whole to the best of some random origins, and each block to the copy nearest to its noise. So no block moves by
+    more than about half a cell. (Noise and crystal are then not independent, and the score of `policy.sde` is
+    approximate for translations too; ratios are exact all the same.)
     """
     inputs = inputs_of(fixed)
     group = inputs.group.cpu().numpy()
     keys = torch.rand(group.shape, generator=generator).numpy()
     order = np.stack([_shuffled(g, k) for g, k in zip(group, keys, strict=True)])
     origins = torch.rand(len(group), ORIGINS, 3, generator=generator)
-    centroids, choice = _nearest_layout(fixed, noise, data, group, origins)
-    index = torch.from_numpy(choice).to(noise.centroids.device)
+    centroids, index = _nearest_layout(fixed, noise, data, group, origins)
     noise = State(
         noise.lattice,
         torch.gather(noise.rotations, 1, index[..., None, None].expand(-1, -1, 3, 3)),
@@ -105,21 +106,27 @@ def _shuffled(group: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _nearest_layout(
     fixed: Stack, noise: State, data: State, group: np.ndarray, origins: Tensor
-) -> tuple[Tensor, np.ndarray]:
-    """Centroids [B, K, 3] of the crystal, and the noise [B, K] that goes with each block."""
-    cells = cells_of(data.lattice)
-    fractions = data.centroids @ torch.linalg.inv(cells)
-    moved = fractions[:, None] + origins.to(fractions)[:, :, None]  # [B, O, K, 3]
-    laid = (moved - torch.floor(moved) - 0.5) @ cells[:, None]
-    b, o, k = laid.shape[:3]
-    laid = centred(laid.flatten(0, 1), fixed.blocks.repeat_interleave(o, 0)).view(b, o, k, 3)
-    cost = (laid[:, :, :, None] - noise.centroids[:, None, None]).square().sum(-1).cpu().numpy()
+) -> tuple[Tensor, Tensor]:
+    """Centroids [B, K, 3] of the crystal, and the noise, int64 [B, K], that goes with each block."""
+    cells, start = cells_of(data.lattice), cells_of(noise.lattice)
+    b, k = fixed.blocks.shape
+    begin = (noise.centroids @ torch.linalg.inv(start))[:, None, None]
+    laid = (data.centroids @ torch.linalg.inv(cells))[:, None] + origins.to(begin)[:, :, None]  # [B, O, K, 3]
+    away = begin - laid[:, :, :, None]  # fractions, [B, O, K (crystal), K (noise), 3]
+    away = (away - torch.round(away)) @ cells[:, None, None]
+    cost = away.square().sum(-1).cpu().numpy()
     cost = cost + np.where(group[:, :, None] == group[:, None, :], 0.0, OTHER_BLOCK)[:, None]
-    columns = np.array([[linear_sum_assignment(c)[1] for c in row] for row in cost]).reshape(b, o, k)
-    sums = np.take_along_axis(cost, columns[..., None], -1)[..., 0].sum(-1)
-    best = sums.argmin(-1)
-    rows = np.arange(b)
-    return laid[torch.from_numpy(rows), torch.from_numpy(best)], columns[rows, best]
+    columns = np.array([[linear_sum_assignment(c)[1] for c in row] for row in cost]).reshape(b, -1, k)
+    index = torch.from_numpy(columns).to(away.device)[..., None, None].expand(-1, -1, -1, 1, 3)
+    way = torch.gather(away, 3, index).squeeze(3).flatten(0, 1)
+    way = centred(way, fixed.blocks.repeat_interleave(ORIGINS, 0)).view(
+        b, -1, k, 3
+    )  # the origin that is nearest of all
+    best = way.square().sum((-1, -2)).argmin(1)
+    rows = torch.arange(b, device=best.device)
+    choice = index[rows, best, :, 0, 0]
+    led = torch.gather(begin[:, 0, 0], 1, choice[..., None].expand(-1, -1, 3)) @ cells
+    return centred(led - way[rows, best], fixed.blocks), choice
 
 
 def _nearest_copy(fixed: Stack, noise: State, data: State, copies: Copies) -> State:

@@ -21,7 +21,7 @@ from promof_hpc.policy.contact_head import ContactHead
 from promof_hpc.policy.features import NONE, Inputs, Places, inputs_of, places
 from promof_hpc.policy.heads import TORSION_REACH_ANG, InitialEmbed, Pool, TorsionOutput, VectorOutput
 from promof_hpc.policy.layers import Head, Layer, Pairs, start_at_zero, waves_of_number
-from promof_hpc.policy.state import State, centred
+from promof_hpc.policy.state import State, centred, recelled
 
 FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of the lowest-numbered atoms as there are
 FIRST_TORSION_ATOMS = 24
@@ -29,9 +29,10 @@ ANG_PER_NM = 10.0
 DISPLACEMENT_ANG = 3.0  # displacements are given to the attention in this unit
 LEAST_EXTENT = 0.1  # of a block in squares of OFFSET_ANG, where a turn is fitted
 OFFSET_ANG = 1.0  # and offsets from the block's centroid to the tokens in this
-CENTROID_SPREADS_ANG = (10.0, 3.3)  # of the prior, and of crystals up to 150 atoms
-LATTICE_SPREADS = ((4.6, 0.30), (3.0, 0.25))  # of the prior, and of crystals: lengths in Å, angles in rad
-LATTICE_MEANS = (11.5, 1.57)
+SPREAD_ANG = 10.0  # of centroids at any time: crystals are laid out about their noise
+WAY_ANG = 3.0  # from a block's noise to its place in one direction: half a cell at most
+LATTICE_MEANS = (9.0, 11.5, 15.0, 1.57, 1.57, 1.57)  # of crystals in Å and rad
+LATTICE_SPREADS = ((6.0, 0.30), (1.5, 0.15))  # of the prior, and of crystals of known blocks: lengths, angles
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class EngineerSettings:
     vectors: bool = True
     contact: bool = True
 
+    def __post_init__(self) -> None:
+        if self.vectors and not self.directions:
+            raise ValueError("vectors are made of displacements: turn directions on, or vectors off")
+        if self.width % self.heads or self.width % 8:
+            raise ValueError(f"width {self.width} cannot be shared among {self.heads} heads, or is no multiple of 8")
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -92,7 +99,8 @@ class Clean:
     Attributes:
         lattice: lengths in Å and angles in rad, [B, 6].
         turns: any matrix near the rotation of each block from its present to its final pose, [B, K, 3, 3].
-        centroids: in Å with zero mean over the blocks, [B, K, 3].
+        centroids: in Å with zero mean over the blocks, where they lie in the present cell before it becomes the final
+            one and carries them along, [B, K, 3].
         torsions: anything near (cos, sin) of each final angle, [B, T, 2].
         contacts: logits [B, E, E] (node end, linker end); None where they were not asked for.
     """
@@ -213,11 +221,10 @@ class Engineer(nn.Module):
         else:
             own = torch.zeros_like(here.points)
         offset = here.points - per_atom(state.centroids, inputs.block)
-        spread = ((1.0 - t)[:, None, None] * CENTROID_SPREADS_ANG[0]) + CENTROID_SPREADS_ANG[1] * t[:, None, None]
-        mean, wide, narrow = (torch.tensor(x).repeat_interleave(3).to(t) for x in (LATTICE_MEANS, *LATTICE_SPREADS))
+        mean, wide, narrow = lattice_scales(t)
         scale = (1.0 - t)[:, None] * wide + t[:, None] * narrow
         lattice = ((state.lattice - mean) / scale)[:, None].expand(b, n, 6)
-        return torch.cat([own, offset / OFFSET_ANG, here.points / spread, lattice], -1)
+        return torch.cat([own, offset / OFFSET_ANG, here.points / SPREAD_ANG, lattice], -1)
 
     @torch.no_grad()
     def _pairs(self, inputs: Inputs, points: Tensor, cells: Tensor) -> Pairs:
@@ -259,14 +266,12 @@ class Engineer(nn.Module):
         if not self.settings.relative:
             lattice = functional.softplus(lattice)
             lattice = torch.cat([lattice[:, :3] * ANG_PER_NM, lattice[:, 3:]], -1)
-            return lattice, turns, move * ANG_PER_NM
+            return lattice, turns, recelled(move * ANG_PER_NM, lattice, state.lattice)
         turns = torch.eye(3).to(turns) + (1.0 - t)[:, None, None, None] * turns
-        keep, scale = guess(t[:, None, None], *CENTROID_SPREADS_ANG)
-        move = keep * state.centroids + scale * move
-        mean, before, after = (torch.tensor(x).repeat_interleave(3).to(t) for x in (LATTICE_MEANS, *LATTICE_SPREADS))
+        mean, before, after = lattice_scales(t)
         keep, scale = guess(t[:, None], before, after)
         lattice = mean + keep * (state.lattice - mean) + scale * lattice
-        return lattice, turns, move
+        return lattice, turns, state.centroids + WAY_ANG * (1.0 - t)[:, None, None] * move
 
     def _vectors(
         self, tokens: Tensor, pairs: Pairs, here: Places, state: State, inputs: Inputs, member: Tensor
@@ -320,6 +325,12 @@ def guess(t: Tensor, before: float | Tensor, after: float | Tensor) -> tuple[Ten
     """
     variance = (t * after) ** 2 + ((1.0 - t) * before) ** 2
     return t * after**2 / variance, (1.0 - t) * before * after / variance.sqrt()
+
+
+def lattice_scales(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of crystals' lattices, and spreads of the prior and of crystals about it, [6] each."""
+    before, after = (torch.tensor(x).repeat_interleave(3).to(like) for x in LATTICE_SPREADS)
+    return torch.tensor(LATTICE_MEANS).to(like), before, after
 
 
 def in_nm(lattice: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from promof_hpc.assembly.stack import Stack, rotation_of
 from promof_hpc.policy import so3
 from promof_hpc.policy.contact_head import contact_loss
 from promof_hpc.policy.coupling import Aim, Copies, couple
-from promof_hpc.policy.state import Increments, State, advance, centred, state_of, states_of, wrap
+from promof_hpc.policy.state import Increments, State, advance, centred, recelled, state_of, states_of, wrap
 
 if TYPE_CHECKING:
     from promof_hpc.policy.engineer import Clean, Engineer, Prepared
@@ -40,7 +40,7 @@ class Losses:
 
     Attributes:
         total: weighted sum.
-        translation: squared error of centroids in nm², mean over blocks.
+        translation: squared error of centroids in the true cell in nm², mean over blocks.
         rotation: squared Frobenius error of the turn to the final pose, mean over blocks.
         lattice: squared error in nm² and rad², sum over the six numbers.
         torsion: squared error of (cos, sin), mean over torsions.
@@ -102,13 +102,18 @@ def prior_moments(device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
 
 
 def interpolate(x0: State, x1: State, t: Tensor) -> State:
-    """The point at times t [B] on straight lines, geodesics of rotations, and the shorter arcs of torsions."""
+    """The point at times t [B] on straight lines, geodesics of rotations, and the shorter arcs of torsions.
+
+    Centroids go straight in fractions of the cell, so that a change of the cell carries all images along.
+    """
     one, two = t[:, None], t[:, None, None]
     turn = so3.log(x1.rotations @ x0.rotations.transpose(-1, -2))
+    lattice = x0.lattice + one * (x1.lattice - x0.lattice)
+    begin, end = (recelled(x.centroids, x.lattice, lattice) for x in (x0, x1))
     return State(
-        lattice=x0.lattice + one * (x1.lattice - x0.lattice),
+        lattice=lattice,
         rotations=rotation_of(two * turn) @ x0.rotations,
-        centroids=x0.centroids + two * (x1.centroids - x0.centroids),
+        centroids=begin + two * (end - begin),
         angles=wrap(x0.angles + one * wrap(x1.angles - x0.angles)),
     )
 
@@ -164,11 +169,12 @@ def losses_of(clean: Clean, now: State, fixed: Stack, aim: Aim, weight: Tensor) 
     blocks, torsions = (mask.to(clean.lattice.dtype) for mask in (fixed.blocks, fixed.torsions))
     turn = x1.rotations @ now.rotations.transpose(-1, -2)
     wanted = torch.stack([x1.angles.cos(), x1.angles.sin()], -1)
+    off = recelled(clean.centroids, now.lattice, x1.lattice) - x1.centroids
     unit = torch.tensor([0.1, 0.1, 0.1, 1.0, 1.0, 1.0]).to(clean.lattice)  # Å to nm
     zero = clean.lattice.new_zeros(())
     contact = zero if clean.contacts is None or aim.partner is None else contact_loss(clean.contacts, aim.partner)
     parts = {
-        "translation": _mean(((clean.centroids - x1.centroids) * 0.1).square().sum(-1), blocks, weight),
+        "translation": _mean((off * 0.1).square().sum(-1), blocks, weight),
         "rotation": _mean((clean.turns - turn).square().sum((-1, -2)), blocks, weight),
         "lattice": ((clean.lattice - x1.lattice) * unit).square().sum(-1).mul(weight).mean(),
         "torsion": _mean((clean.torsions - wanted).square().sum(-1), torsions, weight),

@@ -2,7 +2,8 @@
 
 Source: github.com/nayoung10/MOFFlow-2. Names, shapes and units (nm, rad) are its own, so nothing is converted; that
 the sum of all sizes is 146,115,860 was checked against the original. Two things are as described but could not be
-compared with the released files: heads use GELU, and the pool has no residual.
+compared with the released files: heads use GELU, and the pool has no residual. Our sampler moves centroids straight in
+fractions of the cell on the way to a prediction, theirs in ångströms.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where an assembly is on its way from noise to structure: the state that the engineer sees, and how a step changes it.
 
 A step is four increments, applied in the order torsions, rotation about the block's centroid, translation, lattice.
-The map from increments to the next state depends on no parameter, so ratios of step densities are exact.
+A change of the lattice carries the centroids along, so that no image of a block is left behind. The map from
+increments to the next state depends on no parameter, so ratios of step densities are exact.
 """
 
 from __future__ import annotations
@@ -105,15 +106,23 @@ def wrap(angle: Tensor) -> Tensor:
 
 
 def advance(state: State, step: Increments) -> State:
-    """The state after a step; only here are lengths and angles of the lattice kept within bounds."""
+    """The state after a step; only here are lengths and angles of the lattice kept within bounds.
+
+    Translations are made in the cell before the step; then the centroids keep their fractions of the cell.
+    """
     lattice = state.lattice + step.lattice
     lattice = torch.cat([lattice[:, :3].clamp(*LENGTHS_ANG), lattice[:, 3:].clamp(*ANGLES_RAD)], -1)
     return State(
         lattice=lattice,
         rotations=rotation_of(step.rotation) @ state.rotations,
-        centroids=state.centroids + step.translation,
+        centroids=recelled(state.centroids + step.translation, state.lattice, lattice),
         angles=wrap(state.angles + step.torsion),
     )
+
+
+def recelled(points: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Points [B, n, 3] with the same fractions of another cell; lattices [B, 6]."""
+    return points @ torch.linalg.inv(cells_of(before)) @ cells_of(after)
 
 
 def at_blocks(points: Tensor, block: Tensor, state: State) -> Tensor:

@@ -104,6 +104,6 @@ def test_every_import_is_a_declared_dependency_and_every_dependency_is_imported(
     for folder in ("promof_hpc", "hpc", "data_prep", "tests", "benchmarks"):
         for path in _files(folder):
             used |= {module.split(".")[0] for module in _imports(path)}
-    used -= {"promof_hpc", "hpc", "data_prep", "tests", *sys.stdlib_module_names}
+    used -= {"promof_hpc", "hpc", "data_prep", "tests", "benchmarks", *sys.stdlib_module_names}
     assert used - declared - {"e3nn", "hydra", "setuptools"} == set(), "imported but not declared"
     assert declared - used - INDIRECT == set(), "declared but not imported"

@@ -99,8 +99,10 @@ def _all(clean) -> list[torch.Tensor]:
     return [clean.lattice, clean.turns, clean.centroids, clean.torsions, clean.contacts]
 
 
-@pytest.mark.parametrize("settings", [SMALL, EngineerSettings(**{**vars(SMALL), "periodic": False, "sites": False,
-                                                                  "relative": False, "directions": False})])  # fmt: skip
+PLAIN = {name: False for name in ("periodic", "sites", "relative", "directions", "vectors", "poses")}
+
+
+@pytest.mark.parametrize("settings", [SMALL, EngineerSettings(**{**vars(SMALL), **PLAIN})], ids=["own", "plain"])
 def test_what_is_predicted_depends_on_neither_padding_nor_neighbours_in_the_batch(settings):
     engineer = _engineer(settings)
     small, large = (crystal_components(prepared(n))[0] for n in ("FIPWUY", "RUBTAK01_SL"))

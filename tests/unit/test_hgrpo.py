@@ -126,7 +126,9 @@ def test_a_heavy_divergence_weight_holds_the_engineer_back(components):
         learner = EngineerLearner(
             network, engineer(), LearningSettings(learning_rate_engineer=1e-3, epochs=6, kl_engineer=weight)
         )
-        drift.append(learner.learn([flown(network, components)])["engineer_kl"])
+        lesson = flown(network, components)
+        learner.learn([lesson])
+        drift.append(learner.learn([lesson])["engineer_kl"])
     assert drift[1] < 0.5 * drift[0]
 
 
@@ -286,6 +288,7 @@ def test_equal_rewards_and_cut_groups_teach_nothing(config, round_of):
 
 
 def test_a_set_that_is_none_is_one_refusal_and_teaches_the_chemist(config, round_of):
+    config = config.model_copy(update={"policy": config.policy.model_copy(update={"blocks": "open"})})
     strategy = Promof(config)
     vocabulary = strategy.proposing.policies.chemist.vocabulary
     tokens = np.array(vocabulary.encode("<BOS> [Zn] <SEP> C(( <EOS>"))

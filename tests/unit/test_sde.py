@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,8 +123,14 @@ def test_gradient_of_the_log_density_is_that_of_finite_differences(engineer, fix
     double = stack(list(fixed.components), torch.float64)
     flight = sde.rollout(engineer, fixed, flow.prior(fixed, _generator()), 0.0, SETTINGS, _generator(1))
     flight = sde.Rollout.from_columns({n: v.astype(np.float64) for n, v in flight.columns().items()})
-    names = ("translation_output.trans_output.2.weight", "interaction_layers.0.interaction_layer.self_attn.linear_k.weight",
-             "rotation_output.rot_output.0.bias", "torsion_output.dihedral_proj.weight")  # fmt: skip
+    names = (
+        "translation_output.trans_output.2.weight",
+        "interaction_layers.0.interaction_layer.self_attn.linear_k.weight",
+        "rotation_output.rot_output.0.bias",
+        "torsion_output.dihedral_proj.weight",
+        "vector_output.linear_q.weight",
+        "lattice_output.lattice_output.2.bias",
+    )
     parameters = dict(engineer64.named_parameters())
 
     def value() -> torch.Tensor:
@@ -230,7 +237,8 @@ def test_the_score_keeps_the_spread_of_translations_that_the_path_has():
     fixed = stack([components] * 200)
     noisy = SdeSettings(steps=60, translation=0.5, rotation=0, torsion=0, lattice=0)
     engineer = _Still(EngineerSettings(width=16, layers=1, heads=2, gaussians=4, contact=False))
-    flight = sde.rollout(engineer, fixed, flow.prior(fixed, _generator()), 0.0, noisy, _generator(2))
+    x0 = replace(flow.prior(fixed, _generator()), lattice=flow.prior_moments()[0].expand(200, 6))  # the cell stays
+    flight = sde.rollout(engineer, fixed, x0, 0.0, noisy, _generator(2))
     k = len(components.blocks)
     for step in (20, 40):
         wanted = 10.0 * (1 - step / 60) * math.sqrt(1 - 1 / k)  # x_t = (1 - t) x0 where the crystal is a point
