@@ -16,7 +16,7 @@ GOOD_EV, STEADY_EV, POOR_EV = 0.0, 0.12, 0.7  # eV/atom; what counts as met lies
 SPREAD_EV = 0.04  # between the good compositions; the best has the lowest energy of all
 GRAIN_ANG3 = 0.1  # packings whose volume per atom differs by more have nothing in common
 GOOD_PACKINGS = 0.5  # share of the packings of a bold composition
-SALT = 0  # chosen so that every chemistry of the world has bold and steady compositions
+SALT = 1618  # chosen so that every chemistry of the world has bold and steady compositions
 
 
 class Landscape:

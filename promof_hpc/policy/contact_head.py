@@ -69,6 +69,24 @@ class ContactHead(nn.Module):
         return torch.cat([gaussians, torch.stack([*angles, t[:, None, None].expand_as(distance)], -1)], -1)
 
 
+def ways_to_partners(logits: Tensor, inputs: Inputs, places: Places, cells: Tensor) -> Tensor:
+    """How far the ends of each token are from where their likely partners are, in Å, [B, N, 2, 3].
+
+    Mean over partners with the probabilities of the logits [B, E, E], to the nearest image: the way of the centre, and
+    the way of what lies behind it. A token in several ends has the mean of their ways, one in none has 0.
+    """
+    e = inputs.ends.shape[1]
+    centre, arm = places.centres, places.behind - places.centres
+    between = nearest_image(centre[:, None, e:] - centre[:, :e, None], cells)
+    ways = torch.stack([between, between + arm[:, None, e:] - arm[:, :e, None]], 3)  # [B, E, E, 2, 3]
+    forth = torch.einsum("bij,bijkc->bikc", logits.softmax(2), ways)
+    back = -torch.einsum("bij,bijkc->bjkc", logits.softmax(1), ways)
+    both = torch.cat([forth, back], 1) * inputs.ends.repeat(1, 2)[..., None, None]
+    mine = (inputs.end_share > 0).to(both.dtype)
+    sums = torch.einsum("ben,bekc->bnkc", mine, both)
+    return sums / mine.sum(1).clamp_min(1.0)[..., None, None]
+
+
 def contact_loss(logits: Tensor, partner: Tensor) -> Tensor:
     """Mean cross entropy of the true partners, both ways.
 

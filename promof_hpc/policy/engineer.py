@@ -17,17 +17,24 @@ from torch.nn import functional
 
 from promof_hpc.assembly.stack import Stack, per_atom
 from promof_hpc.geometry.lattice import cells_of, nearest_image
-from promof_hpc.policy.contact_head import ContactHead
+from promof_hpc.policy.contact_head import ContactHead, ways_to_partners
 from promof_hpc.policy.features import NONE, Inputs, Places, inputs_of, places
-from promof_hpc.policy.heads import TORSION_REACH_ANG, InitialEmbed, Pool, TorsionOutput, VectorOutput
+from promof_hpc.policy.heads import (
+    DISPLACEMENT_ANG,
+    TORSION_REACH_ANG,
+    InitialEmbed,
+    Pool,
+    TorsionOutput,
+    VectorOutput,
+    rigid_moves,
+)
 from promof_hpc.policy.layers import Head, Layer, Pairs, start_at_zero, waves_of_number
 from promof_hpc.policy.state import State, centred, recelled
 
 FIRST_ATOMS = 130  # of `first_by_index`: neighbours in the trunk, as many of the lowest-numbered atoms as there are
 FIRST_TORSION_ATOMS = 24
 ANG_PER_NM = 10.0
-DISPLACEMENT_ANG = 3.0  # displacements are given to the attention in this unit
-LEAST_EXTENT = 0.1  # of a block in squares of OFFSET_ANG, where a turn is fitted
+ENDLESS = 0.1  # weight of a token without an end where a block's move is fitted to its tokens'
 OFFSET_ANG = 1.0  # and offsets from the block's centroid to the tokens in this
 SPREAD_ANG = 10.0  # of centroids at any time: crystals are laid out about their noise
 WAY_ANG = 3.0  # from a block's noise to its place in one direction: half a cell at most
@@ -170,15 +177,21 @@ class Engineer(nn.Module):
         member = member & inputs.real[:, None, :] & blocks[..., None]
         from_centre = (here.points - per_atom(state.centroids, inputs.block)).norm(dim=-1)
         pooled = self.final_pool.pool(tokens, from_centre, member)
-        vectors = None if self.vector_output is None else self._vectors(tokens, pairs, here, state, inputs, member)
-        clean = self._heads(prepared, state, pooled, t, vectors)
-        asked = self.contact_head is not None and contacts
+        logits, moves = None, None
+        if self.contact_head is not None and (contacts or self.vector_output is not None):
+            logits = self._contacts(inputs, here, cells, tokens, t)
+        if self.vector_output is not None:
+            ways = None if logits is None else ways_to_partners(logits, inputs, here, cells)
+            asked = self.vector_output(tokens, pairs, 1.0 - t, ways)
+            weight = torch.where(inputs.end != NONE, 1.0, ENDLESS).to(asked)
+            moves = rigid_moves(asked, here.points - per_atom(state.centroids, inputs.block), member * weight[:, None])
+        clean = self._heads(prepared, state, pooled, t, moves)
         return Clean(
             lattice=clean[0],
             turns=clean[1],
             centroids=clean[2],
             torsions=self._torsions(prepared, state, here, tokens, t),
-            contacts=self._contacts(inputs, here, cells, tokens, t) if asked else None,
+            contacts=logits if contacts else None,
         )
 
     def contact_logits(self, prepared: Prepared, state: State, t: Tensor) -> Tensor:
@@ -252,7 +265,7 @@ class Engineer(nn.Module):
         return Pairs(features, blocked, inputs.bonded, inputs.bond, bonded)
 
     def _heads(
-        self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, vectors: tuple[Tensor, Tensor] | None
+        self, prepared: Prepared, state: State, pooled: Tensor, t: Tensor, moves: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lattice, turns and centroids from the tokens of blocks [B, K, D]."""
         blocks = prepared.fixed.blocks
@@ -260,35 +273,18 @@ class Engineer(nn.Module):
         mean = (pooled * real).sum(1) / real.sum(1).clamp_min(1.0)
         lattice, turns = self.lattice_output(mean), self.rotation_output(pooled).unflatten(-1, (3, 3))
         move = self.translation_output(pooled)
-        if vectors is not None:
-            move, turns = move + vectors[0], turns + vectors[1]
-        move = centred(move, blocks)
         if not self.settings.relative:
             lattice = functional.softplus(lattice)
             lattice = torch.cat([lattice[:, :3] * ANG_PER_NM, lattice[:, 3:]], -1)
-            return lattice, turns, recelled(move * ANG_PER_NM, lattice, state.lattice)
-        turns = torch.eye(3).to(turns) + (1.0 - t)[:, None, None, None] * turns
+            return lattice, turns, recelled(centred(move * ANG_PER_NM, blocks), lattice, state.lattice)
+        rest = (1.0 - t)[:, None, None]
+        turns, move = torch.eye(3).to(turns) + rest[..., None] * turns, WAY_ANG * rest * move
+        if moves is not None:
+            move, turns = move + moves[0], turns + moves[1]
         mean, before, after = lattice_scales(t)
         keep, scale = guess(t[:, None], before, after)
         lattice = mean + keep * (state.lattice - mean) + scale * lattice
-        return lattice, turns, state.centroids + WAY_ANG * (1.0 - t)[:, None, None] * move
-
-    def _vectors(
-        self, tokens: Tensor, pairs: Pairs, here: Places, state: State, inputs: Inputs, member: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the tokens of each block ask for: their mean move [B, K, 3], and a turn as a matrix to add [B, K, 3, 3].
-
-        The turn is the least-squares matrix M with M @ offset near the move of each token; directions in which a
-        block has no extent are left alone.
-        """
-        asked = cast(VectorOutput, self.vector_output)(tokens, pairs)
-        own = member.to(asked)
-        with torch.no_grad():
-            offset = (here.points - per_atom(state.centroids, inputs.block)) / OFFSET_ANG
-            square = own @ (offset[..., :, None] * offset[..., None, :]).flatten(2)
-            inverse = torch.linalg.inv(square.unflatten(-1, (3, 3)) + LEAST_EXTENT * torch.eye(3).to(offset))
-        outer = own @ (asked[..., :, None] * offset[..., None, :]).flatten(2)
-        return own @ asked / own.sum(-1, keepdim=True).clamp_min(1.0), outer.unflatten(-1, (3, 3)) @ inverse
+        return lattice, turns, state.centroids + centred(move, blocks)
 
     def _torsions(self, prepared: Prepared, state: State, here: Places, tokens: Tensor, t: Tensor) -> Tensor:
         """(cos, sin) of the final angles, [B, T, 2]."""

@@ -18,6 +18,9 @@ TIME_WIDTH = 64
 POOL_REACH_ANG = 20.0
 TORSION_REACH_ANG = 5.0
 VECTOR_HEADS = 8
+LEAST_EXTENT = 0.05  # mean square extent of a block in Å² along a direction, below which it is not turned across it
+FIRST_PULL = 0.25  # share of the way to its partner that an end goes before any training
+DISPLACEMENT_ANG = 3.0  # unit of the displacements in `Pairs.features`
 
 
 class InitialEmbed(nn.Module):
@@ -86,9 +89,11 @@ class TorsionOutput(PairAttention):
 
 
 class VectorOutput(nn.Module):
-    """A vector for each token, made of displacements to other tokens; it turns with the assembly.
+    """Where each token wants to go, as a vector made of displacements to other tokens; it turns with the assembly.
 
-    Each head looks at some tokens, by what they are and how far they lie, and pulls towards them or pushes off.
+    Each head looks at some tokens, by what they are and how far they lie, and pulls towards them or pushes off. Tokens
+    of an end are besides pulled to where its likely partners are: that way vanishes by itself as a crystal closes,
+    while the rest has to be told that little is left to do.
     """
 
     def __init__(self, width: int, gaussians: int):
@@ -96,11 +101,18 @@ class VectorOutput(nn.Module):
         self.linear_q = nn.Linear(width, width)
         self.linear_k = nn.Linear(width + gaussians, width, bias=False)
         self.pull = nn.Linear(width, VECTOR_HEADS)
-        nn.init.zeros_(self.pull.weight)
-        nn.init.zeros_(self.pull.bias)
+        self.pull_ends = nn.Linear(width, 2)
+        for parameter in (*self.pull.parameters(), *self.pull_ends.parameters()):
+            nn.init.zeros_(parameter)
+        nn.init.constant_(self.pull_ends.bias, FIRST_PULL)
 
-    def forward(self, tokens: Tensor, pairs: Pairs) -> Tensor:
-        """Vectors [B, N, 3], in units of `DISPLACEMENT_ANG`, of tokens [B, N, D]."""
+    def forward(self, tokens: Tensor, pairs: Pairs, rest: Tensor, ways: Tensor | None) -> Tensor:
+        """Vectors [B, N, 3] in Å of tokens [B, N, D].
+
+        Args:
+            rest: what is left of the way at the flow time, [B].
+            ways: of each token to where its partners are in Å, [B, N, 2, 3].
+        """
         b, n, width = tokens.shape
         h, c = VECTOR_HEADS, width // VECTOR_HEADS
         q = self.linear_q(tokens).view(b, n, h, c) * c**-0.5
@@ -110,5 +122,35 @@ class VectorOutput(nn.Module):
         logits = torch.matmul(torch.einsum("bmhc,hcg->bmhg", q, near), pairs.features[:, :, :g])
         logits = logits + torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)).transpose(1, 2)
         weights = logits.masked_fill(pairs.blocked[..., None, :], MASKED).softmax(-1)
-        towards = torch.matmul(weights, pairs.features[:, :, g:].transpose(-1, -2))  # [B, N, H, 3]
-        return (self.pull(tokens)[..., None] * towards).sum(2)
+        towards = torch.matmul(weights, pairs.features[:, :, g:].transpose(-1, -2)) * DISPLACEMENT_ANG  # [B, N, H, 3]
+        vectors = rest[:, None, None] * (self.pull(tokens)[..., None] * towards).sum(2)
+        return vectors if ways is None else vectors + (self.pull_ends(tokens)[..., None] * ways).sum(2)
+
+
+def rigid_moves(asked: Tensor, offset: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The moves of blocks that come nearest to what their tokens ask for (weighted least squares).
+
+    Args:
+        asked: move of each token in Å, [B, N, 3].
+        offset: of each token from the centroid of its block in Å, [B, N, 3].
+        weight: of each token in each block, [B, K, N].
+
+    Returns:
+        Moves of the centroids [B, K, 3] in Å, and matrices M [B, K, 3, 3]: a token moves by about its block's move
+        and M @ offset. Directions in which a block has no extent are not turned.
+    """
+    total = weight.sum(-1, keepdim=True).clamp_min(1e-6)
+    with torch.no_grad():
+        middle = weight @ offset / total
+        square = (weight @ _outer(offset, offset)).unflatten(-1, (3, 3)) / total[..., None]
+        square = square - middle[..., :, None] * middle[..., None, :] + LEAST_EXTENT * torch.eye(3).to(offset)
+        inverse = torch.linalg.inv(square)
+    mean = weight @ asked / total
+    both = (weight @ _outer(asked, offset)).unflatten(-1, (3, 3)) / total[..., None]
+    matrix = (both - mean[..., :, None] * middle[..., None, :]) @ inverse
+    return mean - (matrix @ middle[..., None]).squeeze(-1), matrix
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Outer products [B, N, 9] of vectors [B, N, 3]."""
+    return (a[..., :, None] * b[..., None, :]).flatten(2)

@@ -99,7 +99,7 @@ def _all(clean) -> list[torch.Tensor]:
     return [clean.lattice, clean.turns, clean.centroids, clean.torsions, clean.contacts]
 
 
-PLAIN = {name: False for name in ("periodic", "sites", "relative", "directions", "vectors", "poses")}
+PLAIN = dict.fromkeys(("periodic", "sites", "relative", "directions", "vectors", "poses"), False)
 
 
 @pytest.mark.parametrize("settings", [SMALL, EngineerSettings(**{**vars(SMALL), **PLAIN})], ids=["own", "plain"])

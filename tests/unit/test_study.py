@@ -15,6 +15,7 @@ from promof_hpc.design.study import RunFigures, paired_permutation, spread, tabl
 from promof_hpc.errors import UsageError
 from promof_hpc.report.comparison import Study, as_json, html, interval, markdown
 
+ROOT = Path(__file__).parents[2]
 STUDY = """
 design:
   budget: 64
@@ -175,3 +176,10 @@ def test_tables_keep_their_columns_and_pages_their_markup_whatever_a_label_holds
     assert "<b>rand" not in page
     assert "A &lt;study&gt;" in page
     assert page.count("<svg") == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "promof_hpc" / "configs").glob("study-*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_study_can_be_read_and_names_runs(path: Path):
+    runs = load_config(StudyConfig, path).runs()
+    assert len(runs) >= 8
+    assert f"promof compare promof_hpc/configs/{path.name}" in path.read_text()
