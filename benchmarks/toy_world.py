@@ -35,24 +35,21 @@ from tests.training_set import shipped_training, training_set
 
 MOST_ATOMS, MOST_BLOCKS, NODES = 30, 8, 2
 PACKINGS = 8  # assemblies of each set from which the world's energies are known
-SEEDS, BUDGET = 20, 256
+SEEDS, BUDGET = 20, 192
 CHEMIST_STEPS, ENGINEER_STEPS = 400, 200
 DESIGN = {
     "budget": BUDGET,
-    "rounds": {"targets": 1, "sets": 8, "assemblies": 4},
+    "rounds": {"targets": 1, "sets": 10, "assemblies": 4},
     "assembly": {"atom_cap": MOST_ATOMS, "tries": 1, "start_time": 0.8},
-    "reward": {"property_weight": 0.0, "floor": -1.0},
+    "reward": {"property_weight": 0.0, "floor": -1.0, "duplicate_cost": 0.3, "duplicate_bucket": 2},
     "sde": {"steps": 4},
-    "learning": {
-        "k": 3, "kl_chemist": 0.02, "learning_rate_chemist": 2e-3, "epochs": 2, "replay": 0,
-        "kl_engineer": 0.1,
-    },
+    "learning": {"k": 3, "learning_rate_chemist": 5e-4, "kl_engineer": 0.1},
     "evaluation": {
         "stages": "read,relax,energy",
         "potential": {"name": "benchmarks.toy_landscape:Landscape"},
     },
     "farm": {"batch_structures": 64},
-}  # fmt: skip
+}
 STRATEGIES = [
     {"name": "promof", "label": "promof Pass@3"},
     {"name": "promof", "label": "promof Pass@1", "set": {"learning": {"k": 1, "credit": "mean"}}},

@@ -8,6 +8,8 @@ A step at time t over Delta adds increments drawn from N(mean, sigma² Delta) (S
 
 with the engineer's velocity v, the prior's mean m0 and spread S0 (10 Å; 1 rad; the lattice's own moments). The
 increments are stored as drawn; the next state follows from them without any parameter, so ratios need no Jacobian.
+Translations are made in the cell before the step, and the score takes noise and crystal for independent: since training
+lays them out for each other (`policy.coupling`), it keeps the spread only about.
 Rollout and replay share one function.
 """
 

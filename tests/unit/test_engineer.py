@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from promof_hpc.assembly.stack import stack
 from promof_hpc.chem.blocks import Kind
 from promof_hpc.geometry.lattice import cells_of
 from promof_hpc.policy import flow, so3
-from promof_hpc.policy.contact_head import FORBIDDEN, contact_loss
+from promof_hpc.policy.contact_head import FORBIDDEN, contact_loss, ways_to_partners
 from promof_hpc.policy.engineer import Engineer, EngineerSettings
 from promof_hpc.policy.features import atom_features, inputs_of, places
+from promof_hpc.policy.heads import rigid_moves
 from promof_hpc.policy.layers import PairAttention, Pairs, Smearing
 from promof_hpc.policy.mofflow2 import RELEASED
 from tests.prepared import prepared
@@ -175,6 +177,42 @@ def test_centres_and_what_lies_behind_coincide_for_ends_that_meet():
             gap = (points[met] - points[:e]) @ torch.linalg.inv(cell)
             torch.testing.assert_close(gap, gap.round(), atol=2e-3, rtol=0)
         assert (inputs.node_pattern[0] == inputs.linker_pattern[0][solution.partner]).all()
+
+
+def test_ends_that_meet_have_no_way_to_go_and_others_go_to_their_partners():
+    components, solution = crystal_components(prepared("EDUSIF"))
+    fixed = stack([components])
+    inputs, state = inputs_of(fixed, sites=True), flow.states_of([solution], fixed)
+    here, cells = places(fixed, inputs, state), cells_of(state.lattice)
+    certain = torch.full((1, len(solution.partner), len(solution.partner)), FORBIDDEN)
+    certain[0, torch.arange(len(solution.partner)), torch.from_numpy(solution.partner)] = 0.0
+    assert ways_to_partners(certain, inputs, here, cells).abs().max() < 2e-3
+    nearer = certain + 1e-3 * torch.randn(certain.shape, generator=_generator())
+    shift = torch.tensor([0.5, -0.2, 0.1])
+    moved = replace(state, centroids=state.centroids + shift * (fixed.kinds == Kind.ORGANIC)[..., None])
+    ways = ways_to_partners(nearer, inputs, places(fixed, inputs, moved), cells)
+    torch.testing.assert_close(ways[0][inputs.site[0]], shift.expand(int(inputs.site.sum()), 2, 3), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        ways[0][inputs.donor[0]], -shift.expand(int(inputs.donor.sum()), 2, 3), atol=2e-3, rtol=0
+    )
+    assert not ways[0][inputs.end[0] < 0].any()
+
+
+def test_moves_of_blocks_are_the_weighted_least_squares_fit_to_their_tokens():
+    generator = np.random.default_rng(0)
+    offset, asked = generator.normal(size=(2, 12, 3)) * 100  # so wide that nothing is held back
+    weight = np.where(np.arange(12) < 7, generator.uniform(0.1, 1, 12), 0.0)
+    weights = torch.from_numpy(np.stack([weight, (np.arange(12) >= 7) * 1.0]))[None]
+    move, matrix = rigid_moves(torch.from_numpy(asked)[None], torch.from_numpy(offset)[None], weights)
+    root = np.sqrt(weight)[:, None]
+    fit = np.linalg.lstsq(np.hstack([offset, np.ones((12, 1))]) * root, asked * root, rcond=None)[0]
+    np.testing.assert_allclose(move[0, 0], fit[3], rtol=1e-2)
+    np.testing.assert_allclose(matrix[0, 0], fit[:3].T, atol=1e-3)
+    line = torch.zeros(1, 3, 3, dtype=torch.float64)
+    line[0, :, 0] = torch.tensor([-1.0, 0, 1])
+    turned = rigid_moves(line.flip(-1), line, torch.ones(1, 1, 3, dtype=torch.float64))[1][0, 0]
+    assert turned[:, 1:].abs().max() < 1e-12
+    assert turned[2, 0] == pytest.approx(1.0, abs=0.1)
 
 
 def test_pair_distances_do_not_see_which_image_a_block_is_in():
