@@ -151,7 +151,7 @@ def reference() -> ReferenceSet:
     from ase.data import chemical_symbols
 
     potential = Landscape()
-    baseline = Baseline({s: 0.0 for s in chemical_symbols[1:97]}, {}, 0.0, 0.0, 20)
+    baseline = Baseline(dict.fromkeys(chemical_symbols[1:97], 0.0), {}, 0.0, 0.0, 20)
     mofs = tuple(RelaxedMof(f"level {k:02d}", {"C": 1}, 0.05 * k, 0.0, 0.05 * k) for k in range(20))
     levels = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
     return ReferenceSet(
