@@ -27,8 +27,8 @@ from promof_hpc.chem.blocks import Kind
 from promof_hpc.chem.sequence import Vocabulary, build_vocabulary, parse_sequence, sorted_set
 from promof_hpc.config import DesignConfig
 from promof_hpc.config.evaluation import RelaxSettings
-from promof_hpc.design.by_net import NetAssembly
 from promof_hpc.design.libraries import Libraries
+from promof_hpc.design.proposing.by_net import NetAssembly
 from promof_hpc.errors import Refused
 from promof_hpc.physics.energies import BELOW_LOWEST_EV, Baseline, ReferenceSet, RelaxedMof
 from tests.training_set import shipped_training, training_set

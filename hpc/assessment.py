@@ -15,7 +15,7 @@ from promof_hpc.store.shard import list_names, publish_text, replace_text
 
 if TYPE_CHECKING:
     from promof_hpc.assembly.prepared import PreparedMof
-    from promof_hpc.design.assessment import AssessSettings, Tools
+    from promof_hpc.design.comparing.assessment import AssessSettings, Tools
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
         UsageError: the folder holds no held-out sets, a method is unknown, or `out` holds another assessment.
     """
     from data_prep.parallel import run_jobs
-    from promof_hpc.design.assessment import Method, Record, as_markdown, table
+    from promof_hpc.design.comparing.assessment import Method, Record, as_markdown, table
 
     known = [str(m) for m in Method]
     wanted = methods.split(",") if methods else known
@@ -72,7 +72,7 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
 
 def assess_job(job: AssessJob) -> None:
     """Assess one set by one method and publish its record."""
-    from promof_hpc.design.assessment import Method, assess_set
+    from promof_hpc.design.comparing.assessment import Method, assess_set
 
     mof = _held_out(job.data, job.settings)[job.number]
     record = assess_set(mof, Method(job.method), job.settings, _tools(job.data, job.weights))
@@ -81,7 +81,7 @@ def assess_job(job: AssessJob) -> None:
 
 @lru_cache(maxsize=1)
 def _held_out(data: str, settings: AssessSettings) -> list[PreparedMof]:
-    from promof_hpc.design.assessment import held_out
+    from promof_hpc.design.comparing.assessment import held_out
 
     return held_out(data, settings)
 
@@ -90,7 +90,7 @@ def _held_out(data: str, settings: AssessSettings) -> list[PreparedMof]:
 def _tools(data: str, weights: str) -> Tools:
     import torch
 
-    from promof_hpc.design.assessment import Tools
+    from promof_hpc.design.comparing.assessment import Tools
 
     torch.set_num_threads(1)
     return Tools.load(data, weights)

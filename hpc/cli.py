@@ -266,7 +266,7 @@ def assess(
 ) -> None:
     """Assemble held-out component sets and say how many pass the gate or match their crystal. Resumable."""
     from hpc.assessment import assess as assess_held_out
-    from promof_hpc.design.assessment import AssessSettings
+    from promof_hpc.design.comparing.assessment import AssessSettings
 
     settings = AssessSettings(geometry=geometry, tries=tries, seed=seed)
     raise typer.Exit(assess_held_out(data, weights, out, methods, limit, workers, settings))

@@ -18,7 +18,7 @@ from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, replace_text
 
 if TYPE_CHECKING:
-    from promof_hpc.design.study import RunFigures
+    from promof_hpc.design.comparing.study import RunFigures
 
 TABLES = ("comparison.md", "comparison.html", "comparison.json")
 
@@ -82,7 +82,7 @@ class Tables:
 
     def write(self) -> str:
         """Read the runs that there are and write the tables; returns the results as Markdown."""
-        from promof_hpc.design.study import table
+        from promof_hpc.design.comparing.study import table
         from promof_hpc.report.comparison import Study, as_json, html, markdown, results
 
         lines = table(list(self._figures()), self._config.bootstrap)
@@ -93,8 +93,8 @@ class Tables:
         return results(study)
 
     def _figures(self) -> Iterator[RunFigures]:
-        from promof_hpc.design.achieved import run_figures
-        from promof_hpc.design.scoring import known_sets
+        from promof_hpc.design.comparing.achieved import run_figures
+        from promof_hpc.design.judging.scoring import known_sets
 
         for run in self._config.runs():
             if run.name not in self._finished:

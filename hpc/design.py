@@ -16,10 +16,10 @@ from hpc.local import POLL_S, Farm, Incomplete, Stopped, leading
 from hpc.runs import anchored, create_run, now, open_same, potential_of
 from hpc.worker import load_run_potential
 from promof_hpc.config import DesignConfig, load_config
-from promof_hpc.design.campaign import Campaign, Ending, Hands, Phase
+from promof_hpc.design.campaign.loop import Campaign, Ending, Hands, Phase
 from promof_hpc.design.inputs import inputs_of
+from promof_hpc.design.judging.scoring import Scoring, known_sets, reference_of
 from promof_hpc.design.registry import build
-from promof_hpc.design.scoring import Scoring, known_sets, reference_of
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from promof_hpc.config import DesignConfig, load_config
-from promof_hpc.design.campaign import Campaign, Hands
+from promof_hpc.design.campaign.loop import Campaign, Hands
 from promof_hpc.design.strategy import Judged
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import read_structures

@@ -11,12 +11,12 @@ from promof_hpc.design.strategy import Strategy
 from promof_hpc.errors import UsageError
 
 STRATEGIES = {
-    "promof": "promof_hpc.design.hgrpo:Promof",
-    "sample": "promof_hpc.design.sample:Sample",
-    "sample_filter": "promof_hpc.design.sample:SampleFilter",
-    "genetic": "promof_hpc.design.genetic:Genetic",
-    "random": "promof_hpc.design.random_search:RandomSearch",
-    "external": "promof_hpc.design.external:External",
+    "promof": "promof_hpc.design.strategies.promof:Promof",
+    "sample": "promof_hpc.design.strategies.sample:Sample",
+    "sample_filter": "promof_hpc.design.strategies.sample:SampleFilter",
+    "genetic": "promof_hpc.design.strategies.genetic:Genetic",
+    "random": "promof_hpc.design.strategies.random_search:RandomSearch",
+    "external": "promof_hpc.design.strategies.external:External",
 }
 """Where each is: a class that is called with the run's configuration."""
 

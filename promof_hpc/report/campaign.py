@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from promof_hpc.config import AssemblySettings, DesignConfig
-from promof_hpc.design.achieved import Proposed, diversity_of, read_proposed, yardstick_of
-from promof_hpc.design.learned import LearnedRound, learned_rounds, read_learned
-from promof_hpc.design.reward import GATES
+from promof_hpc.design.campaign.learned import LearnedRound, learned_rounds, read_learned
+from promof_hpc.design.comparing.achieved import Proposed, diversity_of, read_proposed, yardstick_of
+from promof_hpc.design.judging.reward import GATES
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Row
 

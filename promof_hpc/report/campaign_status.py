@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from promof_hpc.design.issuing import IssueReason
-from promof_hpc.design.learned import LearnedRound, learned_rounds, read_learned
+from promof_hpc.design.campaign.issuing import IssueReason
+from promof_hpc.design.campaign.learned import LearnedRound, learned_rounds, read_learned
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import read_entries
 from promof_hpc.store.run_dir import RunDir, read_round

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 
-from promof_hpc.design.study import TESTED, Line, RunFigures, Spread
+from promof_hpc.design.comparing.study import TESTED, Line, RunFigures, Spread
 from promof_hpc.report.svg import Scale, add, bottom_axis, markup, svg_root
 
 ASSETS = files("promof_hpc.report") / "assets"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hpc.assessment import assess
-from promof_hpc.design.assessment import AssessSettings, Record, table
+from promof_hpc.design.comparing.assessment import AssessSettings, Record, table
 from promof_hpc.errors import UsageError
 
 SETTINGS = AssessSettings(tries=4)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promof_hpc.config import LearningSettings
-from promof_hpc.design.advantage import (
+from promof_hpc.design.learning.advantage import (
     annealed,
     best_of_k,
     credit,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promof_hpc.design.campaign import Ending, Phase
-from promof_hpc.design.issuing import cut_groups, issue, with_entry
-from promof_hpc.design.learned import learned_rounds, read_learned
-from promof_hpc.design.proposal_shard import read_proposals
+from promof_hpc.design.campaign.issuing import cut_groups, issue, with_entry
+from promof_hpc.design.campaign.learned import learned_rounds, read_learned
+from promof_hpc.design.campaign.loop import Ending, Phase
+from promof_hpc.design.campaign.proposal_shard import read_proposals
 from promof_hpc.design.strategy import Proposal, Proposals
 from promof_hpc.errors import PromofError, Refused
 from promof_hpc.physics.evaluate import Unscorable

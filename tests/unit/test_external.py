@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.external import External
+from promof_hpc.design.strategies.external import External
 from promof_hpc.design.strategy import Round
 from promof_hpc.errors import UsageError
 from promof_hpc.screen.library import scan

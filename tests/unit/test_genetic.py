@@ -10,12 +10,12 @@ import pytest
 from promof_hpc.assembly.components import Solution
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig
-from promof_hpc.design import genetic
-from promof_hpc.design.exchange import Exchange, linker_charge
-from promof_hpc.design.genetic import Genetic, Individual, jitter, survivors, tournament
-from promof_hpc.design.genome import Genome, genome_columns, genomes_of
 from promof_hpc.design.libraries import Libraries
-from promof_hpc.design.random_search import RandomSearch
+from promof_hpc.design.strategies import genetic
+from promof_hpc.design.strategies.exchange import Exchange, linker_charge
+from promof_hpc.design.strategies.genetic import Genetic, Individual, jitter, survivors, tournament
+from promof_hpc.design.strategies.genome import Genome, genome_columns, genomes_of
+from promof_hpc.design.strategies.random_search import RandomSearch
 from promof_hpc.design.strategy import Judged, Proposals, Round
 from promof_hpc.errors import UsageError
 from tests.training_set import shipped_training, training_set

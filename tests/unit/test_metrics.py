@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from promof_hpc.design.metrics import (
+from promof_hpc.design.judging.metrics import (
     Materials,
     amd_diversity,
     distinct_nets,

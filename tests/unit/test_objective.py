@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from promof_hpc.design.objective import (
+from promof_hpc.design.learning.objective import (
     at_reference_dof,
     clipped_surrogate,
     masked_mean,

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from promof_hpc.design.issuing import issue
-from promof_hpc.design.proposal_shard import proposal_shard, read_asked, read_proposals
+from promof_hpc.design.campaign.issuing import issue
+from promof_hpc.design.campaign.proposal_shard import proposal_shard, read_asked, read_proposals
 from promof_hpc.design.strategy import Proposal, Proposals, Round
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import cut_batches, read_entries, structure_at

@@ -5,7 +5,7 @@ import pytest
 from promof_hpc.config import DesignConfig
 from promof_hpc.config.design import STRATEGIES as IN_CONFIGURATION
 from promof_hpc.design import registry
-from promof_hpc.design.external import External
+from promof_hpc.design.strategies.external import External
 from promof_hpc.errors import UsageError
 
 DEMO = Path(__file__).parents[2] / "promof_hpc" / "data" / "demo"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promof_hpc.config import DesignConfig, RewardSettings, TaskSettings
-from promof_hpc.design.issuing import IssueReason
-from promof_hpc.design.reward import (
+from promof_hpc.design.campaign.issuing import IssueReason
+from promof_hpc.design.judging.reward import (
     GATES,
     Repeats,
     Yardstick,
@@ -18,8 +18,8 @@ from promof_hpc.design.reward import (
     passed,
     stability,
 )
+from promof_hpc.design.judging.tasks import Energy, Pore, targets, task_of
 from promof_hpc.design.strategy import Judged, Proposal, Round
-from promof_hpc.design.tasks import Energy, Pore, targets, task_of
 from promof_hpc.physics.energies import ReferenceSet, RelaxedMof, build_reference_set, load_reference, score
 from promof_hpc.physics.evaluate import Stage
 from promof_hpc.store.schema import FAILED, Evaluation, Outcome, Row

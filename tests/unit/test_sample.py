@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from promof_hpc.config import AssemblySettings, DesignConfig, PolicySettings, RoundSettings, SdeSettings
-from promof_hpc.design import sample
-from promof_hpc.design.proposing import Proposing
-from promof_hpc.design.sample import Sample, SampleFilter, promise_of
+from promof_hpc.design.proposing.chain import Proposing
+from promof_hpc.design.strategies import sample
+from promof_hpc.design.strategies.sample import Sample, SampleFilter, promise_of
 from promof_hpc.design.strategy import Judged, Proposal, Round
 from promof_hpc.physics.pores import pores
 from tests.policies import libraries, policies

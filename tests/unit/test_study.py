@@ -11,7 +11,7 @@ from scipy import stats
 
 from promof_hpc.config.reading import load_config
 from promof_hpc.config.study import StudyConfig, slug
-from promof_hpc.design.study import RunFigures, paired_permutation, spread, table
+from promof_hpc.design.comparing.study import RunFigures, paired_permutation, spread, table
 from promof_hpc.errors import UsageError
 from promof_hpc.report.comparison import Study, as_json, html, interval, markdown
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from promof_hpc.config import LearningSettings
-from promof_hpc.design.objective import Surrogate, clipped_surrogate, masked_mean, token_entropy, token_kl
-from promof_hpc.design.signals import Signals
+from promof_hpc.design.learning.objective import Surrogate, clipped_surrogate, masked_mean, token_entropy, token_kl
+from promof_hpc.design.learning.signals import Signals
 from promof_hpc.policy.grammar import Grammar
 from promof_hpc.policy.sampling import distributions, padded, said_mask
 from promof_hpc.policy.weights import LoadedChemist

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from promof_hpc.design.metrics import CERTAIN_AMD_ANG
+from promof_hpc.design.judging.metrics import CERTAIN_AMD_ANG
 from promof_hpc.design.strategy import Proposal
 from promof_hpc.geometry.minimum_distances import average_minimum_distances
 from promof_hpc.structure import Structure

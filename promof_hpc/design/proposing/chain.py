@@ -22,12 +22,12 @@ from promof_hpc.assembly.net_start import NetStart
 from promof_hpc.assembly.stack import Stack, stack
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig, SdeSettings
-from promof_hpc.design.by_net import finish_settings, proposal_of
 from promof_hpc.design.libraries import Libraries
-from promof_hpc.design.sharing import shared
-from promof_hpc.design.starts import chosen_nets, launch
+from promof_hpc.design.proposing.by_net import finish_settings, proposal_of
+from promof_hpc.design.proposing.sharing import shared
+from promof_hpc.design.proposing.starts import chosen_nets, launch
+from promof_hpc.design.proposing.trace import Draft, Flight, Trace, components_digest
 from promof_hpc.design.strategy import Proposal, Round
-from promof_hpc.design.trace import Draft, Flight, Trace, components_digest
 from promof_hpc.errors import PromofError, Refused, UsageError
 from promof_hpc.policy import sde
 from promof_hpc.policy.grammar import Grammar

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.evaluated import Evaluated
-from promof_hpc.design.issuing import cut_groups, issue
-from promof_hpc.design.learned import LearnedRound, masked, publish_learned
-from promof_hpc.design.proposal_shard import proposal_shard, read_asked, read_proposals
+from promof_hpc.design.campaign.evaluated import Evaluated
+from promof_hpc.design.campaign.issuing import cut_groups, issue
+from promof_hpc.design.campaign.learned import LearnedRound, masked, publish_learned
+from promof_hpc.design.campaign.proposal_shard import proposal_shard, read_asked, read_proposals
 from promof_hpc.design.strategy import Judged, Proposal, Round, Strategy
 from promof_hpc.errors import PromofError
 from promof_hpc.store.candidates import cut_batches
@@ -47,7 +47,7 @@ class Phase(StrEnum):
 
 
 class Scorer(Protocol):
-    """What is the same for every strategy; `design.scoring` makes the real one."""
+    """What is the same for every strategy; `design.judging.scoring` makes the real one."""
 
     def identify(self, structure: Structure) -> str:
         """Evaluation id of a structure; raises `Refused` where the potential cannot score it."""

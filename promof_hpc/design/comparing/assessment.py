@@ -27,7 +27,7 @@ from promof_hpc.assembly.stack import poses_of, stack
 from promof_hpc.chem.blocks import Decomposition
 from promof_hpc.chem.bonds import is_metal
 from promof_hpc.design.libraries import Libraries
-from promof_hpc.design.starts import launch
+from promof_hpc.design.proposing.starts import launch
 from promof_hpc.policy.contact_head import preference
 from promof_hpc.policy.flow import prior, solve
 from promof_hpc.policy.weights import load_engineer

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.proposing import Proposing
+from promof_hpc.design.proposing.chain import Proposing
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
 from promof_hpc.physics.pores import pores

@@ -13,12 +13,12 @@ from promof_hpc.chem.fingerprint import Fingerprint, fingerprint
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig, dump_config
 from promof_hpc.config.study import task_name
-from promof_hpc.design.evaluated import Evaluated
-from promof_hpc.design.metrics import diversity, materials
-from promof_hpc.design.proposal_shard import read_proposals
-from promof_hpc.design.reward import GATES, Passed, Yardstick, passed
+from promof_hpc.design.campaign.evaluated import Evaluated
+from promof_hpc.design.campaign.proposal_shard import read_proposals
+from promof_hpc.design.comparing.study import RunFigures
+from promof_hpc.design.judging.metrics import diversity, materials
+from promof_hpc.design.judging.reward import GATES, Passed, Yardstick, passed
 from promof_hpc.design.strategy import Proposal
-from promof_hpc.design.study import RunFigures
 from promof_hpc.errors import Refused
 from promof_hpc.physics.energies import load_reference
 from promof_hpc.store.events import read_events

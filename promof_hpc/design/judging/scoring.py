@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.reward import Repeats, Yardstick, judge
+from promof_hpc.design.judging.reward import Repeats, Yardstick, judge
+from promof_hpc.design.judging.tasks import targets
 from promof_hpc.design.strategy import Judged, Proposal, Round
-from promof_hpc.design.tasks import targets
 from promof_hpc.errors import UsageError
 from promof_hpc.physics.energies import ReferenceSet, load_reference
 from promof_hpc.physics.evaluate import evaluation_id, refuse_unscorable

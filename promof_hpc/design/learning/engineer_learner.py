@@ -10,8 +10,8 @@ from torch import Tensor
 
 from promof_hpc.assembly.stack import Stack
 from promof_hpc.config import LearningSettings
-from promof_hpc.design.objective import at_reference_dof, clipped_surrogate, masked_mean
-from promof_hpc.design.signals import Signals
+from promof_hpc.design.learning.objective import at_reference_dof, clipped_surrogate, masked_mean
+from promof_hpc.design.learning.signals import Signals
 from promof_hpc.policy import sde
 from promof_hpc.policy.engineer import Engineer, Prepared
 

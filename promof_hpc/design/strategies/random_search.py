@@ -20,10 +20,10 @@ import numpy as np
 
 from promof_hpc.assembly.components import Components
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.by_net import NetAssembly
-from promof_hpc.design.exchange import Exchange, bites_fit
 from promof_hpc.design.libraries import Libraries
-from promof_hpc.design.sharing import shared
+from promof_hpc.design.proposing.by_net import NetAssembly
+from promof_hpc.design.proposing.sharing import shared
+from promof_hpc.design.strategies.exchange import Exchange, bites_fit
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
 

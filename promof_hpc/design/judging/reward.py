@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from promof_hpc.config import DesignConfig, RewardSettings
-from promof_hpc.design.issuing import IssueReason
-from promof_hpc.design.metrics import Materials
+from promof_hpc.design.campaign.issuing import IssueReason
+from promof_hpc.design.judging.metrics import Materials
+from promof_hpc.design.judging.tasks import Target, Task, task_of
 from promof_hpc.design.strategy import NOT_A_NUMBER, Judged, Proposal, Round
-from promof_hpc.design.tasks import Target, Task, task_of
 from promof_hpc.physics.energies import BELOW_LOWEST_EV, ReferenceSet, e_form, score
 from promof_hpc.store.schema import Evaluation, Outcome, Row
 
@@ -104,7 +104,7 @@ class Repeats:
     """How often each material was evaluated in earlier rounds; members of one round do not count against each other.
 
     Attributes:
-        materials: as `design.metrics` tells them apart, by their relaxed structures.
+        materials: as `design.judging.metrics` tells them apart, by their relaxed structures.
         seen: evaluations of each.
     """
 

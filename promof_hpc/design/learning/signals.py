@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from torch import Tensor
 
-from promof_hpc.design.objective import Surrogate
+from promof_hpc.design.learning.objective import Surrogate
 
 DEVIATION = "ratio_deviation"
 

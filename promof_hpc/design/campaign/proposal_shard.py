@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from promof_hpc.design.issuing import Issue
+from promof_hpc.design.campaign.issuing import Issue
 from promof_hpc.design.strategy import Proposal, Proposals, Round
 from promof_hpc.store.candidates import candidate_shard, read_entries
 from promof_hpc.store.shard import Column, Shard

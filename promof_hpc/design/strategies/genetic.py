@@ -23,11 +23,11 @@ from promof_hpc.assembly.net_start import NetStart, net_starts
 from promof_hpc.assembly.stack import poses_of, stack
 from promof_hpc.chem.sequence import ComponentSet, parse_sequence
 from promof_hpc.config import DesignConfig
-from promof_hpc.design.by_net import NetAssembly, proposal_of
-from promof_hpc.design.exchange import Exchange, bites_fit
-from promof_hpc.design.genome import Genome, genome_columns, genomes_of
 from promof_hpc.design.libraries import Libraries
-from promof_hpc.design.sharing import shared
+from promof_hpc.design.proposing.by_net import NetAssembly, proposal_of
+from promof_hpc.design.proposing.sharing import shared
+from promof_hpc.design.strategies.exchange import Exchange, bites_fit
+from promof_hpc.design.strategies.genome import Genome, genome_columns, genomes_of
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
 from promof_hpc.store.shard import Shard, read_shard, write_shard

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 from promof_hpc.config import DesignConfig, RewardSettings
-from promof_hpc.design.advantage import Advantages, annealed, credit, k_at, separately_normalised, warm_up
-from promof_hpc.design.chemist_learner import ChemistLearner
-from promof_hpc.design.chemist_learner import Lesson as WrittenSet
-from promof_hpc.design.engineer_learner import EngineerLearner
-from promof_hpc.design.engineer_learner import Lesson as FlownGroup
-from promof_hpc.design.proposing import Proposing
+from promof_hpc.design.learning.advantage import Advantages, annealed, credit, k_at, separately_normalised, warm_up
+from promof_hpc.design.learning.chemist_learner import ChemistLearner
+from promof_hpc.design.learning.chemist_learner import Lesson as WrittenSet
+from promof_hpc.design.learning.engineer_learner import EngineerLearner
+from promof_hpc.design.learning.engineer_learner import Lesson as FlownGroup
+from promof_hpc.design.proposing.chain import Proposing
+from promof_hpc.design.proposing.trace import Trace
 from promof_hpc.design.strategy import Judged, Proposals, Round
-from promof_hpc.design.trace import Trace
 from promof_hpc.policy.weights import load_chemist, load_engineer, save_chemist, save_engineer
 
 OPTIMISERS = "optimisers.pt"

@@ -22,15 +22,15 @@ from promof_hpc.config import (
     RoundSettings,
     SdeSettings,
 )
-from promof_hpc.design.chemist_learner import ChemistLearner
-from promof_hpc.design.chemist_learner import Lesson as WrittenSet
-from promof_hpc.design.engineer_learner import EngineerLearner
-from promof_hpc.design.engineer_learner import Lesson as FlownGroup
-from promof_hpc.design.hgrpo import Promof, learned_rewards
-from promof_hpc.design.sharing import shared
-from promof_hpc.design.starts import launch
+from promof_hpc.design.learning.chemist_learner import ChemistLearner
+from promof_hpc.design.learning.chemist_learner import Lesson as WrittenSet
+from promof_hpc.design.learning.engineer_learner import EngineerLearner
+from promof_hpc.design.learning.engineer_learner import Lesson as FlownGroup
+from promof_hpc.design.proposing.sharing import shared
+from promof_hpc.design.proposing.starts import launch
+from promof_hpc.design.proposing.trace import Draft, Flight, Trace, components_digest
+from promof_hpc.design.strategies.promof import Promof, learned_rewards
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
-from promof_hpc.design.trace import Draft, Flight, Trace, components_digest
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.policy import sde
 from promof_hpc.policy.engineer import Engineer, EngineerSettings

@@ -1,0 +1,1 @@
+"""What a campaign looks for and what a structure is worth: tasks, gates, rewards, diversity."""

@@ -1,0 +1,1 @@
+"""How policies learn from rewards: advantages, objectives, and one learner a policy."""

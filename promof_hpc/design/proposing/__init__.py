@@ -1,0 +1,1 @@
+"""From what is wanted to structures: component sets, starts, assemblies, shared crystals."""
