@@ -15,19 +15,24 @@ from promof_hpc.store.shard import list_names, publish_text, replace_text
 
 if TYPE_CHECKING:
     from promof_hpc.assembly.prepared import PreparedMof
-    from promof_hpc.design.comparing.assessment import AssessSettings, Tools
+    from promof_hpc.design.comparing.assessment import AssessSettings, Method, Tools
 
 
 @dataclass(frozen=True)
 class AssessJob:
-    """One component set by one method; its record is published at `path` if absent."""
+    """One component set by methods that share poses; their records are published in `out` if absent."""
 
-    path: Path
+    out: Path
     data: str
     weights: str
     number: int
-    method: str
+    methods: tuple[Method, ...]
     settings: AssessSettings
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the records lie, a path a method."""
+        return [self.out / f"{method}-{self.number:04d}.json" for method in self.methods]
 
 
 def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers: int, settings: AssessSettings) -> int:
@@ -37,7 +42,7 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
         UsageError: the folder holds no held-out sets, a method is unknown, or `out` holds another assessment.
     """
     from data_prep.parallel import run_jobs
-    from promof_hpc.design.comparing.assessment import Method, Record, as_markdown, table
+    from promof_hpc.design.comparing.assessment import TOGETHER, Method, Record, as_markdown, table
 
     known = [str(m) for m in Method]
     wanted = methods.split(",") if methods else known
@@ -48,22 +53,23 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
         raise UsageError(f"{data} has no held-out component sets within the limits; prepare a larger library.")
     _fix(out, {"data": data, "weights": weights, **asdict(settings)})
     jobs = [
-        AssessJob(out / f"{method}-{k:04d}.json", data, weights, k, method, settings)
+        AssessJob(out, data, weights, k, chosen, settings)
         for k in range(count)
-        for method in wanted
+        for chosen in (tuple(m for m in methods if m in wanted) for methods in TOGETHER)
+        if chosen
     ]
     there = set(list_names(out, ".json"))
-    left = [job for job in jobs if job.path.name not in there]
+    left = [job for job in jobs if not {p.name for p in job.paths} <= there]
     done = len(jobs) - len(left)
 
     def finished(job: AssessJob, _: None) -> None:
         nonlocal done
         done += 1
-        print(f"assess: {done}/{len(jobs)} ({job.path.stem})", file=sys.stderr, flush=True)
+        print(f"assess: {done}/{len(jobs)} ({job.paths[-1].stem})", file=sys.stderr, flush=True)
 
     if run_jobs(assess_job, left, workers, finished):
         raise PromofError("a process that assessed a set died (memory?); repeat the command to go on")
-    records = [Record.from_json(job.path.read_text(encoding="utf-8")) for job in jobs]
+    records = [Record.from_json(path.read_text(encoding="utf-8")) for job in jobs for path in job.paths]
     text = as_markdown(table(records), settings)
     replace_text(out / "table.md", text)
     print(text)
@@ -71,12 +77,13 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
 
 
 def assess_job(job: AssessJob) -> None:
-    """Assess one set by one method and publish its record."""
-    from promof_hpc.design.comparing.assessment import Method, assess_set
+    """Assess one set and publish its records."""
+    from promof_hpc.design.comparing.assessment import assess_set
 
     mof = _held_out(job.data, job.settings)[job.number]
-    record = assess_set(mof, Method(job.method), job.settings, _tools(job.data, job.weights))
-    publish_text(job.path, record.to_json())
+    records = assess_set(mof, job.methods, job.settings, _tools(job.data, job.weights))
+    for path, record in zip(job.paths, records, strict=True):
+        publish_text(path, record.to_json())
 
 
 @lru_cache(maxsize=1)

@@ -258,7 +258,7 @@ def assess(
     weights: Annotated[str, typer.Option(help="Folder made by `promof pretrain`, shipped, or none.")] = "shipped",
     out: Annotated[Path, typer.Option(help="Folder for records and table.")] = Path("assessment"),
     methods: Annotated[str, typer.Option(help="Of random,raw_flow,flow,net,net_flow; all by default.")] = "",
-    geometry: Annotated[str, typer.Option(help="crystal or matched.")] = "crystal",
+    geometry: Annotated[str, typer.Option(help="crystal, matched or realised.")] = "crystal",
     tries: Annotated[int, typer.Option(help="Assemblies of each set and method.")] = 64,
     limit: Annotated[int, typer.Option(help="Only the first so many sets; 0: all.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -266,9 +266,12 @@ def assess(
 ) -> None:
     """Assemble held-out component sets and say how many pass the gate or match their crystal. Resumable."""
     from hpc.assessment import assess as assess_held_out
-    from promof_hpc.design.comparing.assessment import AssessSettings
+    from promof_hpc.design.comparing.assessment import AssessSettings, Geometry
+    from promof_hpc.errors import UsageError
 
-    settings = AssessSettings(geometry=geometry, tries=tries, seed=seed)
+    if geometry not in list(Geometry):
+        raise UsageError(f"unknown geometry '{geometry}'; known: {', '.join(Geometry)}")
+    settings = AssessSettings(geometry=Geometry(geometry), tries=tries, seed=seed)
     raise typer.Exit(assess_held_out(data, weights, out, methods, limit, workers, settings))
 
 

@@ -160,8 +160,14 @@ def crystal_components(mof: PreparedMof) -> tuple[Components, Solution]:
     return _put_together(mof, blocks, node_ends, [b.rotation for b in found.blocks], [b.centroid for b in found.blocks])
 
 
-def matched_components(mof: PreparedMof, library: NodeLibrary) -> tuple[Components, Solution]:
+def matched_components(
+    mof: PreparedMof, library: NodeLibrary, same_place_ang: float = SAME_PLACE_ANG
+) -> tuple[Components, Solution]:
     """The components of a MOF with conformers and node templates, and the poses that fit the crystal best.
+
+    Args:
+        same_place_ang: how far a template's contact may lie from the crystal's. Infinite where the solution does not
+            matter: components are the same, however badly their poses then repeat the crystal.
 
     Raises:
         ValueError: a block has no match, or a node's template has other contacts than the node.
@@ -184,7 +190,11 @@ def matched_components(mof: PreparedMof, library: NodeLibrary) -> tuple[Componen
         if built.kind is Kind.METAL:
             mine = [i for i, c in enumerate(found.contacts) if c.node == k]
             contacts = [found.contacts[i] for i in mine]
-            ends = _template_ends(k, library, built.template, contacts, found.blocks[k], rotations[k], centroids[k])
+            ends, off_ang = _template_ends(
+                k, library, built.template, contacts, found.blocks[k], rotations[k], centroids[k]
+            )
+            if off_ang > same_place_ang:
+                raise ValueError(f"the template of a node {built.key} has a contact {off_ang:.1f} Å elsewhere")
             for i, end in zip(mine, ends, strict=True):
                 node_ends[i] = end
     ends_found = [e for e in node_ends if e is not None]
@@ -239,15 +249,16 @@ def _template_ends(
     block: Block,
     rotation: np.ndarray,
     centroid: np.ndarray,
-) -> list[End]:
-    """The template's ends in the order of the crystal's contacts that they lie nearest to.
+) -> tuple[list[End], float]:
+    """The template's ends in the order of the crystal's contacts that they lie nearest to, and the worst distance.
 
     Raises:
         ValueError: the template has other contacts.
     """
     offered = library.templates[template].contacts
-    if len(offered) != len(contacts):
-        raise ValueError(f"a node {block.key} has {len(contacts)} contacts, its template {len(offered)}")
+    theirs, ours = (Counter(tuple(sorted(c.elements.tolist())) for c in side) for side in (offered, contacts))
+    if theirs != ours:
+        raise ValueError(f"no template of a node {block.key} has its contacts")
     cost = np.full((len(contacts), len(offered)), np.inf)
     for i, contact in enumerate(contacts):
         wanted = (contact.sites @ block.rotation.T + block.centroid).mean(0)
@@ -255,10 +266,9 @@ def _template_ends(
             if sorted(other.elements.tolist()) == sorted(contact.elements.tolist()):
                 cost[i, j] = np.linalg.norm((other.sites @ rotation.T + centroid).mean(0) - wanted)
     rows, columns = linear_sum_assignment(np.where(np.isfinite(cost), cost, 1e6))
-    if not (cost[rows, columns] < SAME_PLACE_ANG).all():
-        raise ValueError(f"the template of a node {block.key} has its contacts elsewhere")
     chosen = [offered[j] for j in columns]
-    return [End(node, Site(c.sites, c.behind, c.elements), np.zeros(0, np.int32), ()) for c in chosen]
+    ends = [End(node, Site(c.sites, c.behind, c.elements), np.zeros(0, np.int32), ()) for c in chosen]
+    return ends, float(cost[rows, columns].max(initial=0.0))
 
 
 def _heavy_neighbours(mol: Chem.Mol, atom: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hpc.assessment import assess
-from promof_hpc.design.comparing.assessment import AssessSettings, Record, table
+from promof_hpc.design.comparing.assessment import AssessSettings, Geometry, Record, table
 from promof_hpc.errors import UsageError
 
 SETTINGS = AssessSettings(tries=4)
@@ -41,6 +41,21 @@ def test_a_repeated_assessment_does_only_what_is_missing(assessed):
 def test_other_settings_in_one_folder_are_refused(assessed):
     with pytest.raises(UsageError, match="other settings"):
         assess("shipped", "shipped", assessed, "net", 2, 1, AssessSettings(tries=5))
+
+
+def test_raw_and_snapped_flow_finish_the_same_poses_and_blocks_may_be_realised_from_the_set_alone(tmp_path):
+    settings = AssessSettings(tries=2, flow_steps=2, geometry=Geometry.REALISED)
+    assert assess("shipped", "shipped", tmp_path / "out", "raw_flow,flow", 2, 1, settings) == 0
+    records = {p.stem: Record.from_json(p.read_text(encoding="utf-8")) for p in (tmp_path / "out").glob("*.json")}
+    assert sorted(records) == ["flow-0000", "flow-0001", "raw_flow-0000", "raw_flow-0001"]
+    tried = [k for k in ("0000", "0001") if not records[f"flow-{k}"].refused]
+    assert tried
+    for k in tried:
+        assert len(records[f"flow-{k}"].gate) == len(records[f"raw_flow-{k}"].gate) == 2
+    assert assess("shipped", "shipped", tmp_path / "raw", "raw_flow", 2, 1, settings) == 0
+    for k in ("0000", "0001"):
+        alone = Record.from_json((tmp_path / "raw" / f"raw_flow-{k}.json").read_text(encoding="utf-8"))
+        assert alone == records[f"raw_flow-{k}"]
 
 
 def test_an_unknown_method_is_refused_by_name(tmp_path):

@@ -8,6 +8,7 @@ volume within 0.75 to 1.33 of the crystal's. A raw assembly can match without on
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -26,8 +27,10 @@ from promof_hpc.assembly.snap import MODEL_BLOCK_ERROR_ANG, SnapSettings
 from promof_hpc.assembly.stack import poses_of, stack
 from promof_hpc.chem.blocks import Decomposition
 from promof_hpc.chem.bonds import is_metal
+from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.design.libraries import Libraries
 from promof_hpc.design.proposing.starts import launch
+from promof_hpc.errors import Refused
 from promof_hpc.policy.contact_head import preference
 from promof_hpc.policy.flow import prior, solve
 from promof_hpc.policy.weights import load_engineer
@@ -35,8 +38,6 @@ from promof_hpc.store.shard import list_names
 from promof_hpc.structure import Structure
 
 if TYPE_CHECKING:
-    from promof_hpc.assembly.net_library import NetLibrary
-    from promof_hpc.assembly.node_library import NodeLibrary
     from promof_hpc.assembly.prepared import PreparedMof
     from promof_hpc.policy.engineer import Engineer
 
@@ -45,6 +46,14 @@ MOST_MATCHED = 16  # comparisons for one method and set: a StructureMatcher can 
 VOLUME_RATIOS = (0.75, 1.33)
 CHUNK = 16
 CYCLE_RANKS = ((0, 5), (6, 8), (9, 11), (12, 10_000))
+
+
+class Geometry(StrEnum):
+    """What blocks look like before they are put together."""
+
+    CRYSTAL = "crystal"  # as in the crystal
+    MATCHED = "matched"  # conformers and templates that come nearest to the crystal's
+    REALISED = "realised"  # conformers and templates as in a campaign, which knows the component set alone
 
 
 class Method(StrEnum):
@@ -57,12 +66,16 @@ class Method(StrEnum):
     NET_FLOW = "net_flow"  # nets ranked by the contact head, noised, flow, snap on the net's contacts
 
 
+TOGETHER = ((Method.RANDOM,), (Method.RAW_FLOW, Method.FLOW), (Method.NET,), (Method.NET_FLOW,))
+"""Methods that finish the same poses are assessed together."""
+
+
 @dataclass(frozen=True)
 class AssessSettings:
     """What is tried.
 
     Attributes:
-        geometry: crystal (the crystal's own block geometry) or matched (conformers and templates).
+        geometry: of the blocks.
         tries: assemblies of each set and method.
         seed: of everything random.
         max_atoms, max_blocks: larger sets are left out.
@@ -72,7 +85,7 @@ class AssessSettings:
         start_time: flow time to which net starts are noised.
     """
 
-    geometry: str = "crystal"
+    geometry: Geometry = Geometry.CRYSTAL
     tries: int = 64
     seed: int = 0
     max_atoms: int = 120
@@ -87,16 +100,13 @@ class AssessSettings:
 class Tools:
     """What assembling needs; the same for every set."""
 
-    nodes: NodeLibrary
-    nets: NetLibrary
+    libraries: Libraries
     engineer: Engineer | None
 
     @classmethod
     def load(cls, data: str, weights: str) -> Tools:
         """The libraries of a prepared folder and the engineer of a weights folder (`none`: no engineer)."""
-        libraries = Libraries.read(data)
-        engineer = None if weights == "none" else load_engineer(weights).network
-        return cls(libraries.nodes, libraries.nets, engineer)
+        return cls(Libraries.read(data), None if weights == "none" else load_engineer(weights).network)
 
 
 @dataclass(frozen=True)
@@ -161,29 +171,31 @@ def cycle_rank(found: Decomposition) -> int:
     return len(found.contacts) - len(found.blocks) + 1
 
 
-def assess_set(mof: PreparedMof, method: Method, settings: AssessSettings, tools: Tools) -> Record:
-    """Put one component set together `tries` times and compare with the crystal."""
-    record = Record(mof.name, str(method), cycle_rank(mof.decomposition))
-    try:
-        components = _components(mof, settings.geometry, tools)
-    except ValueError as error:
-        return replace(record, refused=str(error))
+def assess_set(mof: PreparedMof, methods: Sequence[Method], settings: AssessSettings, tools: Tools) -> list[Record]:
+    """Put one component set together `tries` times and compare with the crystal.
+
+    Args:
+        methods: one entry of `TOGETHER`; a record each is returned.
+    """
+    records = [Record(mof.name, str(m), cycle_rank(mof.decomposition)) for m in methods]
     # a seed of the set's own, so that its record depends neither on other sets nor on other methods
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, *mof.name.encode()]))
-    starts: list[NetStart] = []
-    if method in (Method.NET, Method.NET_FLOW):
-        starts = net_starts(components, tools.nets, settings.tries, generator)
-        if not starts:
-            return replace(record, refused="no net of this signature")
-        if method is Method.NET_FLOW:
-            starts = ranked(components, starts, _engineer(tools))
-    results: list[Assembled] = []
+    try:
+        components = _components(mof, settings, tools, generator)
+        starts = _starts(components, methods[0], settings, tools, generator)
+    except (ValueError, Refused) as error:
+        return [replace(r, refused=str(error)) for r in records]
+    results: list[list[Assembled]] = [[] for _ in methods]
     total = len(starts) if starts else settings.tries
     for first in range(0, total, CHUNK):
         some = starts[first : first + CHUNK]
         seed = int(generator.integers(2**62))
-        results += _tried(components, method, settings, tools, some, min(CHUNK, total - first), seed)
-    return _compared(replace(record, gate=tuple(r.gate.passed for r in results)), results, mof.decomposition.structure)
+        tried = _tried(components, methods, settings, tools, some, min(CHUNK, total - first), seed)
+        results = [[*before, *now] for before, now in zip(results, tried, strict=True)]
+    return [
+        _compared(replace(r, gate=tuple(a.gate.passed for a in done)), done, mof.decomposition.structure)
+        for r, done in zip(records, results, strict=True)
+    ]
 
 
 def ranked(components: Components, starts: Sequence[NetStart], engineer: Engineer) -> list[NetStart]:
@@ -202,6 +214,7 @@ def table(records: Sequence[Record]) -> list[dict[str, Any]]:
             if not group:
                 continue
             row: dict[str, Any] = {"method": str(method), "cycle_rank": (low, high), "sets": len(group)}
+            row["tried"] = sum(not r.refused for r in group) / len(group)
             for name in ("gate", "match", "metal_match"):
                 firsts = [r.first(name) for r in group]
                 row |= {f"{name}@{n}": sum(f is not None and f < n for f in firsts) / len(group) for n in WITHIN}
@@ -216,56 +229,78 @@ def as_markdown(rows: Sequence[dict[str, Any]], settings: AssessSettings) -> str
     lines = [
         f"Held-out component sets, {settings.geometry} block geometry, at most {settings.max_atoms} atoms and "
         f"{settings.max_blocks} blocks, {settings.tries} tries each. Share of sets with at least one assembly that",
-        "passes the gate, matches the crystal, or whose metals match, within so many tries.",
+        "passes the gate, matches the crystal, or whose metals match, within so many tries. Sets that were not tried",
+        "(no geometry of that kind, no known net of their signature) count as failures.",
         "",
-        "| method | cycle rank | sets | " + " | ".join(h.replace("_", " ") for h in heads) + " | tries that pass |",
-        "|---" * (len(heads) + 4) + "|",
+        "| method | cycle rank | sets | tried | "
+        + " | ".join(h.replace("_", " ") for h in heads)
+        + " | tries that pass |",
+        "|---" * (len(heads) + 5) + "|",
     ]
     everything = (0, CYCLE_RANKS[-1][1])
     for row in sorted(rows, key=lambda r: r["cycle_rank"] != everything):
         low, high = row["cycle_rank"]
         ranks = "all" if (low, high) == everything else f"{low}-{high}" if high < everything[1] else f">= {low}"
-        shares = " | ".join(f"{row[h]:.2f}" for h in heads)
+        shares = " | ".join(f"{row[h]:.2f}" for h in ("tried", *heads))
         lines.append(f"| {row['method']} | {ranks} | {row['sets']} | {shares} | {row['passing_tries']:.3f} |")
     return "\n".join(lines) + "\n"
 
 
+def _starts(
+    components: Components, method: Method, settings: AssessSettings, tools: Tools, generator: np.random.Generator
+) -> list[NetStart]:
+    """Net starts of a method that begins with nets, in its order; none of another.
+
+    Raises:
+        ValueError: no known net has the signature.
+    """
+    if method not in (Method.NET, Method.NET_FLOW):
+        return []
+    starts = net_starts(components, tools.libraries.nets, settings.tries, generator)
+    if not starts:
+        raise ValueError("no net of this signature")
+    return ranked(components, starts, _engineer(tools)) if method is Method.NET_FLOW else starts
+
+
 def _tried(
     components: Components,
-    method: Method,
+    methods: Sequence[Method],
     settings: AssessSettings,
     tools: Tools,
     starts: Sequence[NetStart],
     count: int,
     seed: int,
-) -> list[Assembled]:
-    """`count` assemblies by one method."""
+) -> list[list[Assembled]]:
+    """`count` assemblies by each method, from the same poses."""
     fixed = stack([components] * count)
     generator = torch.Generator().manual_seed(seed)
-    finishing = _finishing(method, settings)
-    if method is Method.NET:
+    nets: Sequence[NetStart | None] = starts
+    logits = None
+    if methods[0] is Method.NET:
         poses = poses_of([s.solution for s in starts], fixed)
-        return finish(fixed, poses, finishing, starts=starts, seed=seed % 2**31)
-    if method is Method.RANDOM:
-        return finish(fixed, prior(fixed, generator).poses(), finishing, seed=seed % 2**31)
-    engineer = _engineer(tools)
-    if method is Method.NET_FLOW:
+    elif methods[0] is Method.RANDOM:
+        poses = prior(fixed, generator).poses()
+    elif methods[0] is Method.NET_FLOW:
         begin = launch(fixed, starts, settings.start_time, generator)
         steps = max(2, round(settings.flow_steps * (1.0 - settings.start_time)))
-        end = solve(engineer, fixed, begin.x0, begin.times, steps)
-        return finish(fixed, end.poses(), finishing, starts=begin.nets, seed=seed % 2**31)
-    end = solve(engineer, fixed, prior(fixed, generator), 0.0, settings.flow_steps)
-    logits = None
-    if finishing.snap is not None and engineer.contact_head is not None:
-        with torch.no_grad():
-            logits = engineer.contact_logits(engineer.prepare(fixed), end, torch.ones(count))
-    return finish(fixed, end.poses(), finishing, logits=logits, seed=seed % 2**31)
+        nets, poses = begin.nets, solve(_engineer(tools), fixed, begin.x0, begin.times, steps).poses()
+    else:
+        engineer = _engineer(tools)
+        end = solve(engineer, fixed, prior(fixed, generator), 0.0, settings.flow_steps)
+        poses = end.poses()
+        if engineer.contact_head is not None:
+            with torch.no_grad():
+                logits = engineer.contact_logits(engineer.prepare(fixed), end, torch.ones(count))
+    return [
+        finish(fixed, poses, _finishing(m, settings), starts=nets or None, logits=logits, seed=seed % 2**31)
+        for m in methods
+    ]
 
 
 def _finishing(method: Method, settings: AssessSettings) -> FinishSettings:
     if method is Method.RAW_FLOW:
         return FinishSettings(snap=None)
-    error = MODEL_BLOCK_ERROR_ANG if settings.geometry == "matched" else 0.0
+    error = 0.0 if settings.geometry is Geometry.CRYSTAL else MODEL_BLOCK_ERROR_ANG
     return FinishSettings(snap=SnapSettings(tries=settings.snap_tries, block_error_ang=error))
 
 
@@ -275,9 +310,20 @@ def _engineer(tools: Tools) -> Engineer:
     return tools.engineer
 
 
-def _components(mof: PreparedMof, geometry: str, tools: Tools) -> Components:
-    """Raises: ValueError: no matched geometry."""
-    return crystal_components(mof)[0] if geometry == "crystal" else matched_components(mof, tools.nodes)[0]
+def _components(mof: PreparedMof, settings: AssessSettings, tools: Tools, generator: np.random.Generator) -> Components:
+    """The blocks of a set with the geometry that is wanted.
+
+    Raises:
+        ValueError: no matched geometry.
+        Refused: the set cannot be realised.
+    """
+    nodes = tools.libraries.nodes
+    if settings.geometry is Geometry.CRYSTAL:
+        return crystal_components(mof)[0]
+    if settings.geometry is Geometry.MATCHED:
+        return matched_components(mof, nodes, same_place_ang=math.inf)[0]
+    asked = parse_sequence(mof.sequence, nodes.by_key)
+    return tools.libraries.realiser(settings.max_atoms).realise(asked, generator)
 
 
 def _compared(record: Record, results: Sequence[Assembled], crystal: Structure) -> Record:
