@@ -61,6 +61,10 @@ class Progress:
         now = snapshot(self._run, self._budget)
         self._show(now.done, total_of(now), f"{self._doing}{describe(now)}", force)
 
+    def asking(self, done: int, total: int) -> None:
+        """Successes that a second potential has been asked about so far."""
+        self._show(done, total, f"second opinion: {done}/{total} successes asked about", force=done == total)
+
     def phase(self, what: str, number: int) -> None:
         """A campaign begins something with a round."""
         self._doing = f"round {number}, {what}; "
@@ -96,7 +100,7 @@ def describe(s: Snapshot) -> str:
     line = f"{s.state}: {s.done}/{total_of(s)} evaluated ({mix}{left}); {ranks}"
     if s.campaign:
         gate = f"{100 * (s.gate_pass_share or 0.0):.0f} % of {s.entries} proposals passed the gate"
-        return f"{line}; {len(s.rounds)} round{'s' * (len(s.rounds) != 1)}; {gate}{_best_of(s)}"
+        return f"{line}; {len(s.rounds)} round{'s' * (len(s.rounds) != 1)}; {gate}{_best_of(s)}{_second_opinion_of(s)}"
     refused = sum(s.refused.values())
     return line + (f"; {refused} of {s.entries} entries refused" if refused else "")
 
@@ -107,6 +111,11 @@ def _best_of(s: Snapshot) -> str:
     pore = "" if s.best["pld_ang"] is None else f", PLD {s.best['pld_ang']:.2f} Å"
     successes = sum(facts.get("successes", 0) for facts in s.rounds)
     return f"; best reward {s.best['reward']:.2f}{pore}; {successes} success{'es' * (successes != 1)}"
+
+
+def _second_opinion_of(s: Snapshot) -> str:
+    """What the second potential says; it is asked when a campaign has ended."""
+    return f"; {s.second_opinion.in_words()}" if s.second_opinion and (s.ending or s.second_opinion.asked) else ""
 
 
 def duration(seconds: float) -> str:

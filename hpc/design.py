@@ -14,6 +14,7 @@ from hpc.exit_codes import DONE, INCOMPLETE, STOPPED
 from hpc.kinds import design_of
 from hpc.local import POLL_S, Farm, Incomplete, Stopped, leading
 from hpc.runs import anchored, create_run, now, open_same, potential_of
+from hpc.second_opinion import ask, check_second
 from hpc.worker import load_run_potential
 from promof_hpc.config import DesignConfig, load_config
 from promof_hpc.design.campaign.loop import Campaign, Ending, Hands, Phase
@@ -25,7 +26,16 @@ from promof_hpc.report.status import snapshot
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import Owner
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import Ended, RunDir, end, go_on, how_ended, raise_budget, stop_requested
+from promof_hpc.store.run_dir import (
+    Ended,
+    RunDir,
+    end,
+    go_on,
+    how_ended,
+    raise_budget,
+    rounds_before_the_raise,
+    stop_requested,
+)
 
 if TYPE_CHECKING:
     from hpc.console import Progress
@@ -65,14 +75,17 @@ def check_design(config: DesignConfig) -> int:
     """Load everything that a campaign needs, make nothing, and say what it would do; returns the exit code.
 
     Raises:
-        UsageError: see `Parts.load`.
+        UsageError: see `Parts.load` and `check_second`.
     """
-    parts = Parts.load(config, potential_of(config))
+    potential = potential_of(config)
+    second = check_second(config, potential)
+    parts = Parts.load(config, potential)
     sizes = config.rounds
     wanted = ", ".join(f"{name} {value:g}" for name, value in parts.scoring.targets(0)[0].items())
     print(
         f"Strategy {config.strategy}, potential {parts.scoring.potential.id}, {config.budget} evaluations; "
-        f"{sizes.targets} x {sizes.sets} x {sizes.assemblies} proposals a round; first target: {wanted}. "
+        f"{sizes.targets} x {sizes.sets} x {sizes.assemblies} proposals a round; first target: {wanted}; "
+        f"second opinion: {second or 'none'}. "
         "Everything that is needed is there; nothing was made."
     )
     return DONE
@@ -100,6 +113,7 @@ def begin_design(path: Path, config: DesignConfig) -> tuple[RunDir, Parts | None
     if run is not None:
         return run, None
     potential = potential_of(config)
+    check_second(config, potential)
     parts = Parts.load(config, potential)  # what cannot be built leaves nothing behind
     reference = parts.scoring.reference
     record = {
@@ -134,7 +148,7 @@ def resume_design(
 def complete_design(
     run: RunDir, ranks: int = 0, quiet: bool = False, *, budget: int | None = None, parts: Parts | None = None
 ) -> int:
-    """Pursue a campaign to its end; returns the exit code.
+    """Pursue a campaign to its end, then ask for the second opinion on its successes; returns the exit code.
 
     Raises:
         PromofError: another process leads the run, its inputs have changed, or its farm cannot work.
@@ -145,24 +159,37 @@ def complete_design(
         if budget is not None:
             _raise_budget(run, budget)
         config = design_of(run)
+        ranks = ranks or config.farm.ranks
         ended = how_ended(run)
-        if ended is not None and budget is None and fold(run, None).finished:
-            return CODES[Ending[ended.ending]]
-        go_on(run)
-        _same_inputs(run, config)
-        with Progress(run, config.budget, quiet) as progress, Farm(run, ranks or config.farm.ranks, FOR_EVER_S) as farm:
+        with Progress(run, config.budget, quiet) as progress:
             try:
-                farm.keep()  # the ranks load their potential while this process loads the policies
-                parts = parts or Parts.load(config, load_run_potential(run, config.evaluation))
-                ending = _pursue(run, config, parts, farm, progress)
+                if ended is not None and budget is None and fold(run, None).finished:
+                    ending = Ending[ended.ending]
+                else:
+                    ending = _go_on(run, config, ranks, parts, progress)
+                ask(run, ranks, progress.asking)
             except Stopped:
-                farm.leave(progress.evaluating)
                 return STOPPED
             except Incomplete:
                 return INCOMPLETE
-            end(run, Ended(ending.name, _why(run, ending)))
-            farm.leave(progress.evaluating, FAREWELL_S)
-            return CODES[ending]
+    return CODES[ending]
+
+
+def _go_on(run: RunDir, config: DesignConfig, ranks: int, parts: Parts | None, progress: Progress) -> Ending:
+    """Do what is missing of a campaign with a farm, which has left when this returns."""
+    go_on(run)
+    _same_inputs(run, config)
+    with Farm(run, ranks, FOR_EVER_S) as farm:
+        try:
+            farm.keep()  # the ranks load their potential while this process loads the policies
+            parts = parts or Parts.load(config, load_run_potential(run, config.evaluation))
+            ending = _pursue(run, config, parts, farm, progress)
+        except Stopped:
+            farm.leave(progress.evaluating)
+            raise
+        end(run, Ended(ending.name, _why(run, ending)))
+        farm.leave(progress.evaluating, FAREWELL_S)
+        return ending
 
 
 def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progress: Progress) -> Ending:
@@ -183,7 +210,9 @@ def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progres
         events.write("phase", phase=phase, round=number)
         progress.phase(phase, number)
 
-    return Campaign(run, config, parts.strategy, parts.scoring, Hands(wait, safe_point, progress.note)).pursue()
+    hands = Hands(wait, safe_point, progress.note)
+    settled = rounds_before_the_raise(run)
+    return Campaign(run, config, parts.strategy, parts.scoring, hands, settled=settled).pursue()
 
 
 def _why(run: RunDir, ending: Ending) -> str:

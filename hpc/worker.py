@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ from promof_hpc.store.shard import Shard, write_shard
 
 log = logging.getLogger("promof.worker")
 DEATHS_TO_CONVICT = 3
+_ENVIRONMENT = threading.Lock()  # of the process, which changes for a moment when a child is started
 Heartbeat = Callable[[], None]
+Judge = Callable[[RunDir, str], tuple[EvaluationSettings, Potential]]
+"""What a structure is evaluated with, given the run and a device."""
 
 
 class Dropped(BaseException):
@@ -139,11 +143,22 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = 
     return potential
 
 
+def judge_of_run(run: RunDir, device: str) -> tuple[EvaluationSettings, Potential]:
+    """The settings and the potential that a run's candidates are evaluated with."""
+    settings = config_of(run).evaluation
+    return settings, load_run_potential(run, settings, device)
+
+
 class Child:
     """A child process that evaluates structures, started again after each death."""
 
-    def __init__(self, run: RunDir, settings: FarmSettings, device: str):
-        self._run, self._settings, self._device = run, settings, device
+    def __init__(self, run: RunDir, settings: FarmSettings, device: str, judge: Judge = judge_of_run):
+        """A child without a process yet.
+
+        Args:
+            judge: gives it what it evaluates with; a function of a module, because the child imports it.
+        """
+        self._run, self._settings, self._device, self._judge = run, settings, device, judge
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -186,8 +201,8 @@ class Child:
         if self._process is None or self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            with _without_mpi_environment():
-                arguments = (str(self._run.path), self._device, theirs)
+            with _ENVIRONMENT, _without_mpi_environment():
+                arguments = (str(self._run.path), self._device, self._judge, theirs)
                 self._process = context.Process(target=_child_main, args=arguments, daemon=True)
                 self._process.start()
             theirs.close()
@@ -218,11 +233,9 @@ class Child:
         self._process = self._pipe = None
 
 
-def _child_main(run_path: str, device: str, pipe: Connection) -> None:
+def _child_main(run_path: str, device: str, judge: Judge, pipe: Connection) -> None:
     """Evaluate what comes through the pipe; a message other than an answer only says that a step was taken."""
-    run = RunDir.open(Path(run_path))
-    settings = config_of(run).evaluation
-    potential = load_run_potential(run, settings, device)
+    settings, potential = judge(RunDir.open(Path(run_path)), device)
     try:
         while True:
             pipe.send(evaluate(pipe.recv(), settings, potential, lambda: pipe.send("step")))

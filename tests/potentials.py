@@ -1,5 +1,6 @@
 """Potentials with faults for tests: used as `tests.potentials:NAME` with the repository in PYTHONPATH."""
 
+import hashlib
 import os
 import signal
 import time
@@ -22,6 +23,55 @@ class Crashing(LennardJones):
         if any(len(s) == POISON_ATOMS for s in structures):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().compute(structures)
+
+
+class Wide(LennardJones):
+    """Lennard-Jones with radii 4 % larger: another potential, to which much of the first one's is stable."""
+
+    id = "lennard-jones-wide"
+    scale = 1.04
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
+        self._radii = self.scale * self._radii
+        self.weights_sha256 = hashlib.sha256(repr(self._radii.round(6).tolist()).encode()).hexdigest()
+
+
+class Wider(Wide):
+    """Radii 30 % larger: what the first one relaxed, this one blows up."""
+
+    id = "lennard-jones-wider"
+    scale = 1.3
+
+
+class WideWithoutNeon(Wide):
+    """Was not trained on Ne."""
+
+    elements = LennardJones.elements - {10}
+
+
+class WideCrashing(Wide):
+    """Kills its process on about a third of all structures, always the same ones."""
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        if any(int(s.digest(), 16) % 3 == 0 for s in structures):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().compute(structures)
+
+
+class WideAndSlow(Wide):
+    """Takes 0.3 s a structure."""
+
+    def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
+        time.sleep(0.3 * len(structures))
+        return super().compute(structures)
+
+
+class TheSame(LennardJones):
+    """The very Lennard-Jones under a name of one's own."""
+
+    def __init__(self, device: str = "cpu"):
+        super().__init__()
 
 
 class Slow(LennardJones):

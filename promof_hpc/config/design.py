@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from promof_hpc.config.evaluation import Stage
+from promof_hpc.config.evaluation import EvaluationSettings, Stage, registered_potential, require_trained_stress
 from promof_hpc.config.run import RunConfig
 from promof_hpc.config.section import Optional_, Section, nearest
 
@@ -181,7 +181,7 @@ class DesignConfig(RunConfig):
     learning: LearningSettings = LearningSettings()
     policy: PolicySettings = PolicySettings()
     second_opinion: Annotated[str | None, Optional_] = None
-    """A second potential that is asked about successes at the end, for instance chgnet-0.3.0."""
+    """A second potential that is asked about successes at the end, for instance chgnet-0.3.0; not charged."""
 
     @field_validator("strategy")
     @classmethod
@@ -189,6 +189,36 @@ class DesignConfig(RunConfig):
         if name not in STRATEGIES and ":" not in name:
             raise ValueError(f"unknown strategy '{name}'{nearest(name, STRATEGIES)}; known: {', '.join(STRATEGIES)}")
         return name
+
+    @field_validator("second_opinion")
+    @classmethod
+    def _known_potential(cls, name: str | None) -> str | None:
+        return name and registered_potential(name)
+
+    @property
+    def second_evaluation(self) -> EvaluationSettings:
+        """How the second potential judges a success: relaxed as in the campaign, without its thresholds and pores.
+
+        Raises:
+            ValueError: there is no second opinion.
+        """
+        if self.second_opinion is None:
+            raise ValueError("this campaign asks for no second opinion")
+        potential = self.evaluation.potential.model_copy(update={"name": self.second_opinion})
+        stages = (Stage.READ, Stage.RELAX, Stage.ENERGY)
+        return self.evaluation.model_copy(update={"stages": stages, "where": (), "potential": potential})
+
+    @model_validator(mode="after")
+    def _second_opinion_is_another(self) -> DesignConfig:
+        if self.second_opinion is None:
+            return self
+        if self.second_opinion == self.evaluation.potential.name:
+            raise ValueError(
+                f"second_opinion is {self.second_opinion}, the potential of the campaign itself, which would only "
+                "repeat what it has said; name another one, or none"
+            )
+        require_trained_stress(self.second_evaluation)
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> DesignConfig:

@@ -80,6 +80,17 @@ class Threshold(Section):
         return f"{self.column} {self.relation} {self.value:g}"
 
 
+def registered_potential(name: str) -> str:
+    """A potential's name, unchanged.
+
+    Raises:
+        ValueError: it is neither registered nor of the form module:Class.
+    """
+    if name not in POTENTIALS and ":" not in name:
+        raise ValueError(f"unknown potential '{name}'{nearest(name, POTENTIALS)}; known: {', '.join(POTENTIALS)}")
+    return name
+
+
 class PotentialSettings(Section):
     """Which potential judges."""
 
@@ -95,9 +106,7 @@ class PotentialSettings(Section):
     @field_validator("name")
     @classmethod
     def _registered(cls, name: str) -> str:
-        if name not in POTENTIALS and ":" not in name:
-            raise ValueError(f"unknown potential '{name}'{nearest(name, POTENTIALS)}; known: {', '.join(POTENTIALS)}")
-        return name
+        return registered_potential(name)
 
 
 class RelaxSettings(Section):
@@ -152,13 +161,22 @@ class EvaluationSettings(Section):
             stage = next(s for s, columns in COLUMNS_OF_STAGE.items() if gate.column in columns)
             if stage not in self.stages:
                 raise ValueError(f"'{gate}' needs stage '{stage}', which `stages` leaves out")
-        untrained_stress = self.potential.name == "uma" and self.potential.task not in ("omat", "omc")
-        if untrained_stress and Stage.RELAX in self.stages and self.relax.cell == "relaxed":
-            raise ValueError(
-                f"UMA's task '{self.potential.task}' has no trained stress; use task omat, or relax.cell: fixed"
-            )
+        require_trained_stress(self)
         return self
 
     def digest(self) -> str:
         """SHA-256 (hex) over everything but where the weights lie and which device computes."""
         return digest(self.model_dump(mode="json", exclude={"potential": {"weights", "device"}}))
+
+
+def require_trained_stress(settings: EvaluationSettings) -> None:
+    """See to it that no cell is relaxed by a stress that was never trained.
+
+    Raises:
+        ValueError: it would be.
+    """
+    untrained = settings.potential.name == "uma" and settings.potential.task not in ("omat", "omc")
+    if untrained and Stage.RELAX in settings.stages and settings.relax.cell == "relaxed":
+        raise ValueError(
+            f"UMA's task '{settings.potential.task}' has no trained stress; use task omat, or relax.cell: fixed"
+        )

@@ -73,7 +73,7 @@ class Round:
         number: of the round, from 0.
         seed: of the run.
         room: evaluations that the budget still allows; a strategy may propose more, the campaign cuts.
-        spent: evaluations issued before this round.
+        spent: evaluations issued before this round, less those known to have cost nothing.
         targets: what is wanted, by property (as `policy.conditions.NAMES`), one mapping a target.
     """
 

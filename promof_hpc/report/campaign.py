@@ -13,6 +13,7 @@ from promof_hpc.config import AssemblySettings, DesignConfig
 from promof_hpc.design.campaign.learned import LearnedRound, learned_rounds, read_learned
 from promof_hpc.design.comparing.achieved import Proposed, diversity_of, read_proposed, yardstick_of
 from promof_hpc.design.judging.reward import GATES
+from promof_hpc.design.judging.second_opinion import SecondOpinion, read_second_opinion
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Row
 
@@ -33,7 +34,7 @@ class RoundFacts:
     """One round.
 
     Attributes:
-        evaluations: issued by the end of the round.
+        evaluations: issued by the end of the round, less those that cost nothing.
         proposals, passed: of the round, and of these past the geometry gate.
         reward_mean, reward_max: of what was learned from; NaN before.
         best: highest reward by the end of the round.
@@ -69,6 +70,7 @@ class CampaignStory:
         displacements_ang: root mean square moves of the atoms by snap, of proposals that passed, float64 [N].
         dead_share: mean share of groups without a learning signal; NaN where nothing learns.
         strict: successes with the stricter margins.
+        second_opinion: on the successes; None where none is asked for.
     """
 
     aim: str
@@ -83,6 +85,7 @@ class CampaignStory:
     displacements_ang: np.ndarray
     dead_share: float = math.nan
     strict: int = 0
+    second_opinion: SecondOpinion | None = None
 
 
 def collect_campaign(run: RunDir, config: DesignConfig) -> CampaignStory:
@@ -115,6 +118,7 @@ def collect_campaign(run: RunDir, config: DesignConfig) -> CampaignStory:
         displacements_ang=np.array([p.item.displacement_ang for p in proposed if not p.item.refusal], float),
         dead_share=float(np.mean(dead)) if dead else math.nan,
         strict=sum(p.found.strict for p in evaluated),
+        second_opinion=read_second_opinion(run, config.second_opinion),
     )
 
 
@@ -143,7 +147,8 @@ def _rounds(run: RunDir, proposed: Sequence[Proposed], learned: Mapping[int, Lea
     for number in run.round_numbers():
         shard = read_round(run, number)
         mine = [named[str(name)] for name in shard.arrays["entry_name"]]
-        issued += len(shard.arrays["evaluation_id"])
+        free = {p.evaluation_id for p in mine if p.evaluation is not None and not p.evaluation.row.charged}
+        issued += len({str(e) for e in shard.arrays["evaluation_id"]} - free)
         successes += len({p.evaluation_id for p in mine if p.found.success})
         record = learned.get(number)
         summary = record.summary() if record is not None else {}

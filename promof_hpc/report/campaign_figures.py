@@ -43,9 +43,27 @@ def headline(story: CampaignStory) -> list[sections.Figure]:
         sections.Figure(f"{evaluations:,}", "evaluations", f"in {len(story.rounds)} rounds"),
         sections.Figure(f"{successes:,}", "successes", f"{story.strict} by the stricter margins"),
     ]
+    opinion = story.second_opinion
+    if opinion is not None and opinion.asked:
+        note = f"{opinion.stable} of {opinion.asked} successes are stable with {opinion.potential} too"
+        figures.append(sections.Figure(f"{opinion.percent:.0f}", "second opinion", note, "%"))
     if story.rounds and np.isfinite(story.rounds[-1].best):
         figures.append(sections.Figure(f"{story.rounds[-1].best:.2f}".replace("-", "−"), "best reward", ""))
     return figures
+
+
+def second_opinion(story: CampaignStory) -> str:
+    """What a second potential says of the successes, and by which gates; empty where none is asked for."""
+    opinion = story.second_opinion
+    if opinion is None:
+        return ""
+    text = opinion.in_words()
+    text = f"{text[0].upper()}{text[1:]}."
+    if not opinion.asked:
+        return text
+    judged = "forces, bonds, volume and energy" if opinion.energy_judged else "forces, bonds and volume"
+    text += f" Relaxed again with {opinion.potential} (weights {opinion.weights_sha256[:12]}…) and judged by {judged}"
+    return f"{text}." if opinion.energy_judged else f"{text}; it has no reference set for energies."
 
 
 def progress(story: CampaignStory) -> list[Figure]:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from promof_hpc.config import DesignConfig, load_config
 from promof_hpc.design.campaign.issuing import IssueReason
 from promof_hpc.design.campaign.learned import LearnedRound, learned_rounds, read_learned
+from promof_hpc.design.judging.second_opinion import SecondOpinion, read_second_opinion
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import read_entries
 from promof_hpc.store.run_dir import RunDir, read_round
@@ -26,11 +29,13 @@ class CampaignStatus:
             rewards, successes and the strategy's `signals`.
         gate_pass_share: of all proposals; None before any.
         best: the proposal with the highest reward: `name`, `round`, `reward`, `success`, `pld_ang`; None before any.
+        second_opinion: on its successes; None where none is asked for.
     """
 
     rounds: tuple[dict[str, Any], ...]
     gate_pass_share: float | None
     best: dict[str, Any] | None
+    second_opinion: SecondOpinion | None = None
 
 
 def is_campaign(run: RunDir) -> bool:
@@ -49,7 +54,8 @@ def campaign_status(run: RunDir) -> CampaignStatus:
         rounds.append(facts)
     proposals = sum(facts["proposals"] for facts in rounds)
     share = sum(facts["passed"] for facts in rounds) / proposals if proposals else None
-    return CampaignStatus(tuple(rounds), share, _best(run, learned))
+    opinion = read_second_opinion(run, _second_potential(run.config))
+    return CampaignStatus(tuple(rounds), share, _best(run, learned), opinion)
 
 
 def seconds_left(
@@ -80,6 +86,12 @@ def _best(run: RunDir, learned: Mapping[int, LearnedRound]) -> dict[str, Any] | 
     judged, name = record.judged[row or 0], record.names[row or 0]
     facts = {"name": name, "round": number, "reward": judged.reward, "success": judged.success}
     return facts | {"pld_ang": _pore(run, number, name)}
+
+
+@lru_cache(maxsize=1000)
+def _second_potential(config: Path) -> str | None:
+    """The potential that a campaign asks for its second opinion; a configuration never changes."""
+    return load_config(DesignConfig, config).second_opinion
 
 
 @lru_cache(maxsize=100_000)

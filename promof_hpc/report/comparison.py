@@ -79,6 +79,13 @@ def _figure(name: str, digits: int) -> Callable[[Line], str]:
     return cell
 
 
+def _second_opinion(line: Line) -> str:
+    """Mean and interval over the runs that have successes."""
+    if any(run.second_opinion for run in line.runs) and not any(run.successes for run in line.runs):
+        return "no successes to ask about"
+    return interval(line.spreads["second_opinion_percent"], 0)
+
+
 COLUMNS = (
     Column("Success, %", _figure("success_percent", 1), "evaluations of the budget that are stable and on target"),
     Column(
@@ -89,6 +96,7 @@ COLUMNS = (
     ),
     Column("Of successes", _figure("success_diversity", 3), "the same between the successes"),
     Column("Materials", _figure("materials", 1), "different materials among the successes of a run"),
+    Column("2nd opinion, %", _second_opinion, "successes that a second, different potential also calls stable"),
     Column("Gate, %", _figure("gate_pass_percent", 0), "proposals that passed the geometry gate"),
     Column("Stable, %", _figure("stable_percent", 1), "evaluations of the budget that are stable"),
     Column("Evaluations", lambda line: _total(line, "evaluations"), "charged, all seeds together"),

@@ -116,6 +116,7 @@ def _campaign(story: CampaignStory | None) -> dict[str, Any] | None:
     return {
         "story": story,
         "funnel": campaign_figures.widths(story.gates),
+        "second_opinion": campaign_figures.second_opinion(story),
         "progress": marked(campaign_figures.progress(story)),
         "learning": marked(campaign_figures.learning(story)),
         "energies": Markup(campaign_figures.energies(story)),

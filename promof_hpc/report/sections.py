@@ -238,6 +238,8 @@ def budget_sentence(budget: Mapping[str, int | None]) -> str:
     spent = f"{budget.get('committed') or 0:,}"
     text = f"{spent} of {limit:,} evaluations of the budget are spent" if limit else f"{spent} evaluations are spent"
     text += f"; {budget.get('issued') or 0:,} were issued"
+    if budget.get("uncharged"):
+        text += f", of which {budget['uncharged']:,} ended before the potential and cost nothing"
     if budget.get("in_flight"):
         text += f", {budget['in_flight']:,} are being computed"
     if budget.get("wasted"):

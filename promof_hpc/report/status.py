@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from promof_hpc.design.judging.second_opinion import SecondOpinion
 from promof_hpc.report.campaign_status import campaign_status, is_campaign, seconds_left
 from promof_hpc.store.budget import Budget, batches_of, fold
 from promof_hpc.store.candidates import read_entries
@@ -33,6 +34,7 @@ class Snapshot:
         gate_pass_share: of a campaign's proposals; None for other runs and before any.
         best: of a campaign, the proposal with the highest reward so far.
         ending: how a campaign has ended; empty while it goes on.
+        second_opinion: on a campaign's successes; None for other runs and where none is asked for.
     """
 
     entries: int
@@ -46,15 +48,17 @@ class Snapshot:
     gate_pass_share: float | None = None
     best: dict[str, Any] | None = None
     ending: str = ""
+    second_opinion: SecondOpinion | None = None
 
     @property
     def done(self) -> int:
-        """Evaluations that have ended."""
-        return self.budget.committed + self.budget.uncharged
+        """Evaluations that have ended; of a campaign those that count against its budget."""
+        return self.budget.committed + (0 if self.campaign else self.budget.uncharged)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self) | {"done": self.done}
+        opinion = self.second_opinion
+        return asdict(self) | {"done": self.done, "second_opinion": opinion.as_dict() if opinion else None}
 
 
 def snapshot(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> Snapshot:
@@ -89,12 +93,14 @@ def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapsho
     ended = how_ended(run)
     ending = ended.why if ended else ""
     led = is_led(run, claim_expiry_s)
-    done = ending and found.budget.finished
+    opinion = status.second_opinion
+    done = ending and found.budget.finished and (opinion is None or opinion.complete)
     state = "done" if done else "idle" if not led else "stopping" if stop_requested(run) else "running"
-    left = seconds_left(read_events(run), found.budget.committed, found.budget.budget or 0) if led else None
+    ledger = found.budget
+    left = None if ending or not led else seconds_left(read_events(run), ledger.committed, ledger.budget or 0)
     return replace(
         found, campaign=True, state=state, seconds_left=left, ending=ending,
-        gate_pass_share=status.gate_pass_share, best=status.best,
+        gate_pass_share=status.gate_pass_share, best=status.best, second_opinion=opinion,
         rounds=[{**batches, **facts} for batches, facts in zip(found.rounds, status.rounds, strict=False)],
     )  # fmt: skip
 

@@ -35,8 +35,12 @@ def nice_step(rough: float) -> float:
 
 
 def svg_root(width: int, height: int, said: str) -> ET.Element:
-    """An empty figure in pixels; `said` is what it shows, for those who don't see it."""
-    return ET.Element("svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": said})
+    """An empty figure in pixels; `said` is what it shows, for those who don't see it.
+
+    A page may draw it smaller, never larger, so that the text of all figures has one size however wide the page is.
+    """
+    style = f"max-width:{width}px"
+    return ET.Element("svg", {"viewBox": f"0 0 {width} {height}", "style": style, "role": "img", "aria-label": said})
 
 
 def add(

@@ -18,7 +18,9 @@ from promof_hpc.store.shard import Shard, read_shard
 
 @dataclass(frozen=True)
 class Budget:
-    """Where the budget stands; `committed <= issued`, and `issued <= budget` where there is one.
+    """Where the budget stands; `committed + uncharged <= issued`, and `issued - uncharged <= budget` if there is one.
+
+    What ended before the potential has cost nothing, so a campaign issues another in its place.
 
     Attributes:
         budget: evaluations that may be spent, or None.

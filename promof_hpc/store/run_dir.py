@@ -104,6 +104,11 @@ class RunDir:
         return self.path / "ended.json"
 
     @property
+    def opinions(self) -> Path:
+        """What a second potential says of a campaign's successes, one shard a success; no part of the ledger."""
+        return self.path / "opinions"
+
+    @property
     def events(self) -> Path:
         """One JSON-lines file a writer."""
         return self.path / "events"
@@ -152,6 +157,18 @@ class RunDir:
         """Result shard of a batch named like `00017-00003` (round, place in the round)."""
         return self.results(int(batch.split("-")[0])) / f"{batch}.h5"
 
+    def opinion(self, evaluation_id: str) -> Path:
+        """Shard of the second opinion on an evaluation."""
+        return self.opinions / f"{evaluation_id}.h5"
+
+    def opinions_given(self) -> list[str]:
+        """Evaluations that have a second opinion, sorted."""
+        return [n.removesuffix(".h5") for n in list_names(self.opinions, ".h5")]
+
+    def make_opinions(self) -> None:
+        """Make the folder of the second opinions."""
+        self.opinions.mkdir(exist_ok=True)
+
     def make_round(self, number: int) -> None:
         """Make the round's folders."""
         self.results(number).mkdir(parents=True, exist_ok=True)
@@ -174,7 +191,8 @@ class RunDir:
 def raise_budget(run: RunDir, before: int, budget: int, when: str) -> None:
     """Record in the provenance that a campaign may spend more; `raised_budget` says what holds."""
     record = run.provenance_record()
-    record[RAISES] = [*record.get(RAISES, []), {"from": before, "to": budget, "time": when}]
+    act = {"from": before, "to": budget, "time": when, "rounds": len(run.round_numbers())}
+    record[RAISES] = [*record.get(RAISES, []), act]
     replace_text(run.provenance, json.dumps(record, indent=1))
 
 
@@ -182,6 +200,12 @@ def raised_budget(run: RunDir) -> int | None:
     """The budget that was given to a campaign after its beginning; None if that of its configuration holds."""
     raises = run.provenance_record().get(RAISES, [])
     return int(raises[-1]["to"]) if raises else None
+
+
+def rounds_before_the_raise(run: RunDir) -> int:
+    """Rounds that a campaign had when its budget was last raised; 0 if it never was."""
+    raises = run.provenance_record().get(RAISES, [])
+    return int(raises[-1].get("rounds", 0)) if raises else 0
 
 
 @dataclass(frozen=True)

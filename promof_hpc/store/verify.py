@@ -59,6 +59,7 @@ def verify(run: RunDir, timeout_s: float = TIMEOUT_S) -> Verification:
     numbers = [int(n) for n in list_names(run.rounds)]
     paths = [run.candidates(n) for n in numbers if run.candidates(n).name in list_names(run.round(n))]
     paths += [run.result(batch) for n in numbers for batch in run.committed(n)]
+    paths += [run.opinion(key) for key in run.opinions_given()]
     facts = dict(zip(paths, read_in_child(paths, timeout_s), strict=True))
     findings = [Finding(str(p), fact) for p, fact in facts.items() if isinstance(fact, str)]
     missing: list[str] = []

@@ -103,6 +103,22 @@ def test_a_larger_budget_needs_an_act_of_its_own_that_is_recorded(place):
     assert "done: 30/30" in promof("design", "--run", "runs/more", *larger, cwd=place)  # now it is the run's
 
 
+def test_what_a_filter_stops_is_not_charged_and_the_budget_is_spent_all_the_same(place):
+    # the pores of these crystals scatter around 2.03 Å
+    settings = ["rounds.sets=1", "rounds.lookahead=1", "evaluation.where=['pld_ang > 2.03']"]
+    settings = [word for setting in settings for word in ("--set", setting)]
+    said = promof("design", "--run", "runs/filtered", *QUICK, *settings, cwd=place)
+    for budget in (24, 31):
+        assert f"done: {budget}/{budget} evaluated" in said
+        ledger = _ledger(place, "runs/filtered")
+        assert (ledger["budget"], ledger["committed"], ledger["in_flight"]) == (budget, budget, 0)
+        assert ledger["uncharged"] == ledger["outcomes"]["filtered"] > 4
+        assert ledger["issued"] == ledger["committed"] + ledger["uncharged"]
+        if budget == 24:
+            said = promof("resume", "runs/filtered", "--raise-budget", 31, cwd=place)
+    assert "ended before the potential and cost nothing" in (place / "runs/filtered/report/index.html").read_text()
+
+
 def test_only_campaigns_can_be_given_a_larger_budget(tmp_path):
     run = new_run(tmp_path / "screen")
     run.provenance.write_text('{"kind": "screen"}')

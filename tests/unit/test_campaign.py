@@ -16,16 +16,19 @@ from promof_hpc.errors import PromofError, Refused
 from promof_hpc.physics.evaluate import Unscorable
 from promof_hpc.store.budget import fold
 from promof_hpc.store.candidates import read_entries
-from promof_hpc.store.run_dir import RunDir, read_round
+from promof_hpc.store.run_dir import RunDir, raise_budget, read_round
+from promof_hpc.store.shard import publish_text
 from promof_hpc.store.verify import verify
 from promof_hpc.structure import Structure
-from tests.campaigns import Interrupted, campaign, small_design, what_was_decided
+from tests.campaigns import Interrupted, a_third, campaign, small_design, what_was_decided
 from tests.runs import crystal
 from tests.strategies import Drift, Exhausted, Rejected, Repeating, dimer
 
 
 def _run(path) -> RunDir:
-    return RunDir.create(path)
+    run = RunDir.create(path)
+    publish_text(run.provenance, "{}")
+    return run
 
 
 def _pursue(path, config, strategy=Drift):
@@ -209,6 +212,91 @@ def test_a_strategy_with_nothing_left_ends_the_campaign(tmp_path):
     assert ending is Ending.NOTHING_LEFT
     assert fold(run, 24).committed < 24
     assert _pursue(tmp_path / "run", small_design(), Exhausted)[2] is Ending.NOTHING_LEFT
+
+
+@settings(deadline=None, max_examples=12)
+@given(budget=st.integers(1, 20), sets=st.integers(1, 3), assemblies=st.integers(1, 7), lookahead=st.integers(0, 2))
+def test_what_a_filter_stops_is_given_back_and_exactly_the_budget_is_charged(
+    tmp_path_factory, budget, sets, assemblies, lookahead
+):
+    config = small_design(f"budget={budget}", f"rounds.sets={sets}", f"rounds.assemblies={assemblies}",
+                          f"rounds.lookahead={lookahead}")  # fmt: skip
+    run = _run(tmp_path_factory.mktemp("filtered") / "run")
+    assert campaign(run, config, Drift(config), filtered=a_third).pursue() is Ending.SPENT
+    ledger = fold(run, budget)
+    assert ledger.committed == budget
+    assert ledger.issued == budget + ledger.uncharged
+    assert learned_rounds(run) == run.round_numbers()
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+def test_no_round_is_given_more_than_the_budget_leaves_by_the_rounds_that_it_may_know_of(tmp_path, lookahead):
+    config = small_design(f"rounds.lookahead={lookahead}", "rounds.sets=1")
+    run = _run(tmp_path / "run")
+    campaign(run, config, Drift(config), filtered=a_third).pursue()
+    issued = [[str(e) for e in read_round(run, n).arrays["evaluation_id"]] for n in run.round_numbers()]
+    given_back = [sum(map(a_third, ids)) for ids in issued]
+    assert sum(given_back) == fold(run, 24).uncharged > 4
+    for number in run.round_numbers():
+        facts = read_round(run, number).attrs
+        rooms = [24 - sum(map(len, issued[:number])) + sum(given_back[:known]) for known in range(number + 1)]
+        # without room, a round waits for one more to be learned from
+        assert facts["room"] == next(room for room in rooms[max(0, number - lookahead) :] if room > 0)
+        assert facts["spent"] == 24 - facts["room"]
+        assert len(issued[number]) <= facts["room"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("dies_at", range(1, 24, 3))
+def test_a_death_changes_nothing_of_what_is_given_back(tmp_path, lookahead, dies_at):
+    config = small_design(f"rounds.lookahead={lookahead}")
+    calm, run = _run(tmp_path / "calm"), _run(tmp_path / "run")
+    campaign(calm, config, Drift(config), filtered=a_third).pursue()
+    for moment in (dies_at, dies_at + 1, None):
+        try:
+            campaign(run, config, Drift(config), dies_at=moment, filtered=a_third).pursue()
+        except Interrupted:
+            continue
+    assert what_was_decided(run) == what_was_decided(calm)
+    assert fold(run, 24).committed == 24
+
+
+def test_a_campaign_whose_evaluations_are_all_stopped_before_the_potential_ends_at_the_cap(tmp_path):
+    config = small_design("budget=4", "rounds.proposals_per_evaluation=5")
+    run = _run(tmp_path / "run")
+    assert campaign(run, config, Drift(config), filtered=lambda e: True).pursue() is Ending.PROPOSAL_CAP
+    assert fold(run, 4).committed == 0
+
+
+def _raise(run, config, budget):
+    """What `promof resume --raise-budget` does before the campaign goes on."""
+    raise_budget(run, config.budget, budget, "now")
+    return config.model_copy(update={"budget": budget})
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+@pytest.mark.parametrize("stopped_at", [None, 7])
+def test_a_raised_budget_is_charged_exactly_and_no_death_or_lost_checkpoint_changes_a_round(
+    tmp_path, lookahead, stopped_at
+):
+    config = small_design(f"rounds.lookahead={lookahead}")
+    calm, run = _run(tmp_path / "calm"), _run(tmp_path / "run")
+    for one in (calm, run):
+        try:
+            campaign(one, config, Drift(config), dies_at=stopped_at, filtered=a_third).pursue()
+        except Interrupted:
+            assert stopped_at is not None
+    larger = _raise(calm, config, 37)
+    assert campaign(calm, larger, Drift(config), filtered=a_third).pursue() is Ending.SPENT
+    assert fold(calm, 37).committed == 37
+    _raise(run, config, 37)
+    for moment in (5, 9, 13, None):
+        shutil.rmtree(run.checkpoints)  # everything is learned again, and no round is proposed before its time
+        try:
+            campaign(run, larger, Drift(config), dies_at=moment, filtered=a_third).pursue()
+        except Interrupted:
+            continue
+    assert what_was_decided(run) == what_was_decided(calm)
 
 
 def test_duplicates_take_the_earlier_result_and_cost_nothing(tmp_path):

@@ -1,17 +1,32 @@
 """The campaign's part of a page: curves, gates and the front say what the rounds say, and odd values break nothing."""
 
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promof_hpc.design.judging.second_opinion import SecondOpinion
 from promof_hpc.report.campaign import CampaignStory, RoundFacts
-from promof_hpc.report.campaign_figures import front, headline, learning, pareto, progress, widths
+from promof_hpc.report.campaign_figures import (
+    energies,
+    front,
+    headline,
+    learning,
+    pareto,
+    progress,
+    second_opinion,
+    widths,
+)
 from promof_hpc.report.curves import Curve, curves, distributions
 from promof_hpc.report.html import render
 from tests.report_data import finished, report
+
+STYLE = Path(__file__).parents[2] / "promof_hpc/report/assets/report.css"
 
 
 def story(rounds, **changes):
@@ -84,6 +99,35 @@ def test_the_page_of_a_design_has_its_campaign_and_escapes_what_came_from_outsid
     assert "25 % of the groups carried no learning signal" in page
     assert "<b>odd</b>" not in page
     assert "&lt;b&gt;odd" in page
+
+
+def test_no_figure_is_drawn_larger_than_it_is_so_that_all_text_has_one_size():
+    told = story(ROUNDS)
+    figures = [*(f.svg for f in progress(told)), energies(told), front(told)]
+    for figure in map(ET.fromstring, figures):
+        assert figure.attrib["style"] == f"max-width:{figure.attrib['viewBox'].split()[2]}px"
+    sizes = re.findall(r"svg[^{]*\{[^}]*font(?:-size)?: ?([\d.]+)px", STYLE.read_text())
+    assert max(map(float, sizes)) <= 12
+
+
+def test_the_page_tells_what_a_second_potential_says_of_the_successes():
+    opinion = SecondOpinion("chgnet-0.3.0", "abcdef012345" + "0" * 52, successes=4, asked=4, stable=3, unscorable=1)
+    told = story(ROUNDS, second_opinion=opinion)
+    page = render(report(["r00000-s00-a00"], [finished("a" * 32)], campaign=told))
+    assert "Second opinion of chgnet-0.3.0: 3 of 4 successes stable too (75 %), 1 cannot be scored by it." in page
+    assert "weights abcdef012345…" in page
+    assert "it has no reference set for energies." in page
+    (figure,) = [f for f in headline(told) if f.label == "second opinion"]
+    assert (figure.value, figure.unit) == ("75", "%")
+    judged = second_opinion(story(ROUNDS, second_opinion=replace(opinion, energy_judged=True)))
+    assert judged.endswith("judged by forces, bonds, volume and energy.")
+
+
+def test_without_successes_the_page_says_that_there_are_none_to_ask_about():
+    told = story(ROUNDS, second_opinion=SecondOpinion("chgnet-0.3.0"))
+    assert second_opinion(told) == "Second opinion of chgnet-0.3.0: no successes to ask about."
+    assert "second opinion" not in [f.label for f in headline(told)]
+    assert second_opinion(story(ROUNDS)) == ""
 
 
 def test_the_page_of_a_screening_has_none():

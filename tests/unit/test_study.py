@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,20 @@ def test_the_table_tests_every_strategy_against_the_first_by_pairs_of_seeds(runs
     assert second.p_values["success_percent"] == pytest.approx(2 / 64)
     assert math.isnan(second.p_values["success_diversity"])
     assert second.gates == {"gate": 6 * 64, "target": 18}
+
+
+def test_the_second_opinion_is_a_mean_over_the_runs_that_have_successes(runs: list[RunFigures]):
+    asked = [
+        replace(r, second_opinion="chgnet-0.3.0", second_opinion_percent=p)
+        for r, p in zip(runs[:3], (50, 70, math.nan), strict=True)
+    ]
+    heading = "| 2nd opinion, % |"
+    made = Study("A study", table([replace(r, strategy="promof", seed=k) for k, r in enumerate(asked)]), 3, 64, "")
+    assert heading in markdown(made)
+    assert "| 60 [50, 70] |" in markdown(made)
+    hopeless = [replace(r, successes=(), second_opinion_percent=math.nan) for r in asked]
+    assert "| no successes to ask about |" in markdown(replace(made, lines=table(hopeless)))
+    assert "no successes" not in markdown(replace(made, lines=table(runs)))  # nobody was asked for an opinion
 
 
 def test_only_runs_of_equal_seed_are_pairs(runs: list[RunFigures]):

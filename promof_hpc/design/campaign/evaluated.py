@@ -50,6 +50,10 @@ class Evaluated:
         """Results of ids, in order; None for an empty id. All their batches must have been committed."""
         return [self._result(e) if e else None for e in evaluation_ids]
 
+    def uncharged(self, number: int) -> int:
+        """Evaluations that a round issued and that cost nothing. All its batches must have been committed."""
+        return sum(not row.charged for batch in self._batches[number] for row in _rows(self._run.result(batch)))
+
     def _result(self, evaluation_id: str) -> Evaluation:
         _, _, batch, place = self._at[evaluation_id]
         path = self._run.result(batch)

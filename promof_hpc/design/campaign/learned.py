@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from promof_hpc.design.strategy import Judged
-from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.candidates import read_entries
+from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.shard import list_names, publish_text
 
 COLUMNS = tuple(f.name for f in fields(Judged))
@@ -82,6 +84,21 @@ def read_learned(run: RunDir, number: int) -> LearnedRound:
 def learned_rounds(run: RunDir) -> list[int]:
     """Rounds that have been learned from, ascending."""
     return [n for n in run.round_numbers() if run.learned(n).name in list_names(run.round(n))]
+
+
+def success_ids(run: RunDir) -> list[str]:
+    """Evaluations that passed every gate in the rounds learned from, each once, in their order."""
+    return list(dict.fromkeys(key for number in learned_rounds(run) for key in _success_ids(run, number)))
+
+
+@lru_cache(maxsize=100_000)
+def _success_ids(run: RunDir, number: int) -> tuple[str, ...]:
+    """Of one round; what was learned of it never changes."""
+    judged = read_learned(run, number).judged
+    if not any(j.success for j in judged):
+        return ()
+    entries = read_entries(read_round(run, number))
+    return tuple(e.evaluation_id for e, j in zip(entries, judged, strict=True) if j.success)
 
 
 def _judged(cells: dict[str, Any]) -> Judged:

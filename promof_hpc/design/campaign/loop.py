@@ -4,7 +4,9 @@
 
 Everything that the loop has decided lies in the run directory before the next step begins. What is there already is
 never done again, so a campaign that was killed at any moment goes on as if nothing had been. Round r is proposed by
-exactly the policy that has learned from the rounds up to r - 1 - lookahead.
+exactly the policy that has learned from the rounds up to r - 1 - lookahead, and its room is what the budget leaves by
+what those rounds say: an evaluation that ended before the potential is known to have cost nothing once its round has
+been learned from. Where they leave no room, the round waits for one more to be learned from, until there is some.
 """
 
 from __future__ import annotations
@@ -93,6 +95,9 @@ class Campaign:
         learned: rounds that the strategy has learned from.
         proposed: rounds that have candidates.
         proposals: how many proposals they hold.
+        settled: rounds that must have been learned from before another is proposed: those from before the budget was
+            last raised, whatever checkpoint a restart finds.
+        given_back: evaluations of learned rounds that were not charged.
     """
 
     run: RunDir
@@ -103,6 +108,8 @@ class Campaign:
     learned: int = 0
     proposed: int = 0
     proposals: int = 0
+    settled: int = 0
+    given_back: int = 0
     evaluated: Evaluated = field(init=False)
     _dry: bool = False
 
@@ -116,7 +123,7 @@ class Campaign:
         self._restore()
         while True:
             ending = self._why_no_more()
-            while ending is None and self.proposed <= self.learned + self.config.rounds.lookahead:
+            while ending is None and self._may_propose():
                 self._propose()
                 ending = self._why_no_more()
             if ending is not None and self.learned == self.proposed:
@@ -124,9 +131,18 @@ class Campaign:
             self._learn()
 
     @property
+    def spent(self) -> int:
+        """Evaluations that count against the budget: all that were issued, less those known to have cost nothing."""
+        return len(self.evaluated) - self.given_back
+
+    @property
     def room(self) -> int:
         """Evaluations that the budget still allows."""
-        return (self.config.budget or 0) - len(self.evaluated)
+        return (self.config.budget or 0) - self.spent
+
+    def _may_propose(self) -> bool:
+        """Whether the rounds that the next one must know of have been learned from."""
+        return self.learned >= max(self.proposed - self.config.rounds.lookahead, self.settled)
 
     def _why_no_more(self) -> Ending | None:
         if self.room <= 0:
@@ -155,12 +171,13 @@ class Campaign:
             shard = read_round(self.run, number)
             proposals = read_proposals(shard, self.evaluated.structure)
             self.scorer.remember(proposals.items, self.evaluated.results(_ids(shard)))
+        self.given_back = sum(self.evaluated.uncharged(number) for number in range(found.number))
         self.learned = found.number
 
     def _propose(self) -> None:
         number = self.proposed
         self.hands.safe_point(Phase.PROPOSE, number)
-        asked = Round(number, self.config.seed, self.room, len(self.evaluated), self.scorer.targets(number))
+        asked = Round(number, self.config.seed, self.room, self.spent, self.scorer.targets(number))
         proposals = self.strategy.propose(asked)
         issued = issue(proposals.items, self.scorer.identify, self.evaluated, self.room)
         sizes = [len(c.structure) for c in issued.candidates]
@@ -188,6 +205,7 @@ class Campaign:
         names = tuple(p.name for p in proposals.items)
         publish_learned(self.run, LearnedRound(number, names, tuple(judged), used, signals))
         save_checkpoint(self.run, number + 1, self.strategy.save)
+        self.given_back += self.evaluated.uncharged(number)
         self.learned = number + 1
 
     def _wait(self, number: int) -> None:

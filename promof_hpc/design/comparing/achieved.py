@@ -18,6 +18,7 @@ from promof_hpc.design.campaign.proposal_shard import read_proposals
 from promof_hpc.design.comparing.study import RunFigures
 from promof_hpc.design.judging.metrics import diversity, materials
 from promof_hpc.design.judging.reward import GATES, Passed, Yardstick, passed
+from promof_hpc.design.judging.second_opinion import read_second_opinion
 from promof_hpc.design.strategy import Proposal
 from promof_hpc.errors import Refused
 from promof_hpc.physics.energies import load_reference
@@ -91,12 +92,13 @@ def run_figures(
     successes = [p for p in charged if p.found.success]
     best = _best(stable, yardstick)
     budget = config.budget or 0
+    opinion = read_second_opinion(run, config.second_opinion)
     return RunFigures(
         strategy=strategy,
         task=task_name(config.task),
         seed=config.seed,
         path=path,
-        finished=has_ended(run),
+        finished=has_ended(run) and (opinion is None or opinion.complete),
         evaluations=len(charged),
         proposals=len(proposed),
         gates={name: sum(p.found.gates[name] for p in proposed) for name in GATES},
@@ -115,6 +117,8 @@ def run_figures(
         policy_sha256=hashlib.sha256(json.dumps(record.get("policies", {}), sort_keys=True).encode()).hexdigest(),
         successes=tuple(p.evaluation_id for p in successes),
         best="" if best is None else best.evaluation_id,
+        second_opinion=opinion.potential if opinion else "",
+        second_opinion_percent=opinion.percent if opinion else math.nan,
     )
 
 

@@ -13,7 +13,7 @@ EXACT_UP_TO = 14  # seeds up to which every assignment of signs is tried (16,384
 RANDOM_SIGNS = 20_000
 SPREAD = (
     *("success_percent", "top1", "diversity", "success_diversity", "materials"),
-    *("gate_pass_percent", "stable_percent", "force_calls", "wall_s"),
+    *("second_opinion_percent", "gate_pass_percent", "stable_percent", "force_calls", "wall_s"),
 )
 """Figures that get an interval."""
 TESTED = ("success_percent", "top1", "diversity", "success_diversity")
@@ -28,7 +28,8 @@ class RunFigures:
         strategy: as the tables call it; `task` likewise.
         seed: of the run.
         path: of the run directory, relative to the study.
-        finished: the campaign ended by itself; otherwise the figures are of what is there so far.
+        finished: the campaign ended by itself and has its second opinion, if it asks for one; otherwise the figures are
+            of what is there so far.
         evaluations: charged to the budget.
         proposals: proposed, whether or not they passed the gate.
         gates: proposals that got past each gate, in order.
@@ -45,6 +46,8 @@ class RunFigures:
         wall_s: wall time of the campaign.
         config_sha256: digest of its configuration; `weights_sha256` of the potential; `policy_sha256` of the policies.
         successes: evaluation ids of the successes; `best` that of Top-1.
+        second_opinion: name of the second potential; empty where none is asked for.
+        second_opinion_percent: successes that it also calls stable, of those that it was asked about.
     """
 
     strategy: str
@@ -70,6 +73,8 @@ class RunFigures:
     policy_sha256: str = ""
     successes: tuple[str, ...] = ()
     best: str = ""
+    second_opinion: str = ""
+    second_opinion_percent: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -133,18 +133,26 @@ def passed(proposal: Proposal, row: Row | None, target: Target, yardstick: Yards
     if proposal.refusal or row is None:
         return Passed({name: name == "gate" and not proposal.refusal for name in GATES})
     new = proposal.sequence not in yardstick.known
-    checks = {
-        "gate": row.outcome not in NOT_CHARGED,
-        "relaxed": row.outcome in RELAXED and row.fmax_ev_per_ang <= STABLE_FMAX,
-        "bonded": row.bonds_broken == 0,
-        "volume": abs(row.volume_change) <= STABLE_VOLUME_CHANGE,
-        "energy": row.e_rel_percentile < STABLE_PERCENTILE,  # NaN, so False, without baseline or reference
-        "target": yardstick.task.met(row, target, new=new),
-    }
+    met = yardstick.task.met(row, target, new=new)
+    checks = {"gate": row.outcome not in NOT_CHARGED, **stability_checks(row), "target": met}
     so_far = True
     for name in GATES:
         so_far = checks[name] = so_far and bool(checks[name])
     return Passed(checks, so_far and _strict(row, yardstick.reference))
+
+
+def stability_checks(row: Row) -> dict[str, bool]:
+    """The gates between the geometry gate and the target, in order, each for itself.
+
+    Args:
+        row: an evaluation with derived energies.
+    """
+    return {
+        "relaxed": row.outcome in RELAXED and row.fmax_ev_per_ang <= STABLE_FMAX,
+        "bonded": row.bonds_broken == 0,
+        "volume": abs(row.volume_change) <= STABLE_VOLUME_CHANGE,
+        "energy": row.e_rel_percentile < STABLE_PERCENTILE,  # NaN, so False, without baseline or reference
+    }
 
 
 def judge(
