@@ -78,7 +78,6 @@ class Tables:
     def __init__(self, place: Path, config: StudyConfig, title: str, command: str):
         self._place, self._config, self._title, self._command = place, config, title, command
         self._finished: dict[str, RunFigures] = {}
-        self._known: dict[tuple[str, str], frozenset[str]] = {}
 
     def write(self) -> str:
         """Read the runs that there are and write the tables; returns the results as Markdown."""
@@ -94,17 +93,13 @@ class Tables:
 
     def _figures(self) -> Iterator[RunFigures]:
         from promof_hpc.design.comparing.achieved import run_figures
-        from promof_hpc.design.judging.scoring import known_sets
 
         for run in self._config.runs():
             if run.name not in self._finished:
                 if "config.yaml" not in list_names(self._place / run.name):
                     continue
-                source = (run.config.task.name, run.config.policy.data)
-                if source not in self._known:
-                    self._known[source] = known_sets(run.config)
                 opened = RunDir.open(self._place / run.name)
-                figures = run_figures(opened, run.config, run.strategy, run.name, self._known[source])
+                figures = run_figures(opened, run.config, run.strategy, run.name)
                 if not figures.finished:
                     yield figures
                     continue

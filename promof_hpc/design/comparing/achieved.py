@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promof_hpc.chem.fingerprint import Fingerprint, fingerprint
@@ -18,6 +18,7 @@ from promof_hpc.design.campaign.proposal_shard import read_proposals
 from promof_hpc.design.comparing.study import RunFigures
 from promof_hpc.design.judging.metrics import diversity, materials
 from promof_hpc.design.judging.reward import GATES, Passed, Yardstick, passed
+from promof_hpc.design.judging.scoring import known_sets
 from promof_hpc.design.judging.second_opinion import read_second_opinion
 from promof_hpc.design.strategy import Proposal
 from promof_hpc.errors import Refused
@@ -45,15 +46,15 @@ class Proposed:
     found: Passed
 
 
-def yardstick_of(run: RunDir, config: DesignConfig, known: Collection[str] = frozenset()) -> Yardstick:
+def yardstick_of(run: RunDir, config: DesignConfig) -> Yardstick:
     """The yardstick that a run was judged with.
 
-    Args:
-        known: component sets of known MOFs, for tasks that ask for new ones.
+    Raises:
+        UsageError: the task asks for new sets, and the training set that knows them is not there.
     """
     potential = run.provenance_record()["potential"]
     reference = load_reference(config.reference, potential["id"], potential["weights_sha256"])
-    return Yardstick.of(config, reference, known)
+    return Yardstick.of(config, reference, known_sets(config))
 
 
 def read_proposed(run: RunDir, yardstick: Yardstick) -> list[Proposed]:
@@ -72,18 +73,15 @@ def read_proposed(run: RunDir, yardstick: Yardstick) -> list[Proposed]:
     return everything
 
 
-def run_figures(
-    run: RunDir, config: DesignConfig, strategy: str, path: str, known: Collection[str] = frozenset()
-) -> RunFigures:
+def run_figures(run: RunDir, config: DesignConfig, strategy: str, path: str) -> RunFigures:
     """The figures of one run of a study.
 
     Args:
         config: of the run.
         strategy: as the study calls it.
         path: of the run, relative to the study.
-        known: component sets of known MOFs.
     """
-    yardstick, record = yardstick_of(run, config, known), run.provenance_record()
+    yardstick, record = yardstick_of(run, config), run.provenance_record()
     proposed = read_proposed(run, yardstick)
     distinct = {p.evaluation_id: p for p in reversed(proposed) if p.evaluation is not None}
     judged = [distinct[key] for key in dict.fromkeys(p.evaluation_id for p in proposed) if key in distinct]

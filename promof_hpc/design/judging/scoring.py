@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from promof_hpc.config import DesignConfig
 from promof_hpc.design.judging.reward import Repeats, Yardstick, judge
@@ -89,8 +90,12 @@ def known_sets(config: DesignConfig) -> frozenset[str]:
     Raises:
         UsageError: the training set is not there.
     """
-    if config.task.name != "energy":
-        return frozenset()
+    return _sequences(config.policy.data) if config.task.name == "energy" else frozenset()
+
+
+@lru_cache(maxsize=4)
+def _sequences(data: str) -> frozenset[str]:
+    """Read once a process: a study asks for every run."""
     from promof_hpc.design.libraries import Libraries
 
-    return frozenset(Libraries.read(config.policy.data).sequences)
+    return frozenset(Libraries.read(data).sequences)
