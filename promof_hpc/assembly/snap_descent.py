@@ -15,12 +15,14 @@ from torch import Tensor
 
 from promof_hpc.assembly.batched import put, take
 from promof_hpc.assembly.snap_assign import Choice, Kept, Matchmaker
-from promof_hpc.assembly.snap_energy import Points, Rig, View, Weights, points_of, view
+from promof_hpc.assembly.snap_energy import Anchor, Points, Rig, View, Weights, points_of, view
 from promof_hpc.assembly.snap_overlap import Overlaps, close_pairs, no_pairs
 from promof_hpc.assembly.snap_step import step
 from promof_hpc.assembly.stack import Poses
 
 CHOOSE_EVERY = 5  # steps between choices of who meets whom
+SETTLINGS, SETTLING_STEPS = 3, 10
+NEARLY_ANG2 = 0.02  # open per site: a tenth of an ångström for it and for the point behind
 LIST_EVERY = 3  # steps between lists of close pairs
 FIRST_DAMPING, DAMPING_RANGE = 0.1, (1e-5, 1e3)
 ACCEPTED, REJECTED = 0.4, 5.0  # factors of the damping
@@ -67,16 +69,18 @@ class Problem:
         maker: chooses who meets whom.
         done: energy in Å² below which each is finished, [B].
         behind: weight of the points behind donors.
+        hold: weight of the way from where a stage begins.
     """
 
     rig: Rig
     maker: Matchmaker
     done: Tensor
     behind: float
+    hold: float
 
     def take(self, rows: Tensor) -> Problem:
         """The assemblies `rows`."""
-        return Problem(self.rig.take(rows), self.maker.take(rows), self.done[rows], self.behind)
+        return Problem(self.rig.take(rows), self.maker.take(rows), self.done[rows], self.behind, self.hold)
 
 
 @dataclass(frozen=True)
@@ -106,28 +110,44 @@ def descend(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None 
     """
     maker = problem.maker
     if not isinstance(maker, Kept):
-        return run(problem, start, stage, factor)
+        return _settled(problem, run(problem, start, stage, factor), stage)
     closed = torch.full_like(problem.done, CLOSED_ANG2)
     rough = maker.coarse()
-    drawn = run(Problem(rough.rig, rough, closed, problem.behind), start, DRAW_TOGETHER, factor)
+    drawn = run(replace(problem, rig=rough.rig, maker=rough, done=closed), start, DRAW_TOGETHER, factor)
     maker = maker.on(drawn.choice.pairing)
-    near = run(Problem(problem.rig, maker, closed, problem.behind), drawn.poses, CLOSE)
+    near = run(replace(problem, maker=maker, done=closed), drawn.poses, CLOSE)
     rows = torch.nonzero(near.energy < HOPELESS_ANG2 + problem.done)[:, 0]
     near = replace(near, energy=_energy(problem.rig, near.poses, near.choice, _measure(problem, stage)))
     if not len(rows):
         return near
     settling = replace(problem, maker=maker.on(near.choice.pairing)).take(rows)
-    return lower(near, rows, run(settling, take(near.poses, rows), stage))
+    return lower(near, rows, _settled(settling, run(settling, take(near.poses, rows), stage), stage))
+
+
+def _settled(problem: Problem, found: State, stage: Stage) -> State:
+    """Assemblies that are nearly finished after more steps from where they are, which takes back what holding cost.
+
+    Where more is open the blocks do not fit better, and going on would only lead away.
+    """
+    last = replace(stage, steps=SETTLING_STEPS, low=stage.high, ramp=1)
+    nearly = problem.done + NEARLY_ANG2 * problem.rig.ends.sites.sum(1)
+    for _ in range(SETTLINGS):
+        rows = torch.nonzero((found.energy >= problem.done) & (found.energy < nearly))[:, 0]
+        if not len(rows):
+            break
+        found = lower(found, rows, run(problem.take(rows), take(found.poses, rows), last))
+    return found
 
 
 def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = None) -> State:
     """One stage; assemblies leave it when they are done or stalled."""
     alive = torch.arange(len(start), device=start.cells.device)
     problem = problem.take(alive)  # a copy: choosing changes it
-    problem = replace(problem, rig=replace(problem.rig, least_volume=stage.room * problem.rig.least_volume))
+    poses, points = start, points_of(problem.rig, start)
+    rig = replace(problem.rig, anchor=Anchor(points.atoms, poses.cells))
+    problem = replace(problem, rig=replace(rig, least_volume=stage.room * rig.least_volume))
     measure = _measure(problem, stage)
     damping = torch.full_like(problem.done, FIRST_DAMPING)
-    poses, points = start, points_of(problem.rig, start)
     pairs = _pairs(problem.rig, poses, points, measure)
     best: State | None = None
     for number in range(0, stage.steps, CHOOSE_EVERY):
@@ -141,7 +161,7 @@ def run(problem: Problem, start: Poses, stage: Stage, factor: Tensor | None = No
                 pairs = _pairs(problem.rig, seen.poses, seen.points, measure)
                 seen = view(problem.rig, seen.poses, seen.points, choice.matched, pairs)
             grown = stage.low + (stage.high - stage.low) * min(1.0, it / stage.ramp)
-            seen, damping = _try_step(seen, replace(measure, repulsion=grown), damping)
+            seen, damping = _try_step(seen, replace(measure, repulsion=grown, hold=problem.hold), damping)
         poses, points = seen.poses, seen.points
         pairs = _pairs(problem.rig, poses, points, measure)
         energy = view(problem.rig, poses, points, choice.matched, pairs).energy(measure)

@@ -1,6 +1,9 @@
 """How far an assembly is from closing its contacts without overlaps.
 
 E = sum |donor - site|² + w_b sum |back - behind|² + w_r sum (touching - d)₊² + w_v (ln V_least/V)₊², all in Å².
+A descent is held to where it began by w_h (sum |move of an atom|² + N/12 sum |change of a lattice vector|²): with model
+blocks no assembly closes all contacts, and along the soft ways of a framework the last of E would be paid for with
+another crystal. N/12 is what the change moves atoms that fill the cell evenly.
 """
 
 from __future__ import annotations
@@ -17,6 +20,19 @@ from promof_hpc.assembly.stack import Poses, Stack, per_atom, place
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """Where a descent began.
+
+    Attributes:
+        atoms: in Å, [B, A, 3].
+        cells: lattice vectors in rows in Å, [B, 3, 3].
+    """
+
+    atoms: Tensor
+    cells: Tensor
+
+
+@dataclass(frozen=True)
 class Rig:
     """What is fixed about B assemblies while they are snapped.
 
@@ -25,17 +41,23 @@ class Rig:
         ends: their ends.
         reach: which atoms repel.
         least_volume: cell volume in Å³ below which the cell is pushed to grow, [B].
+        anchor: what the descent is held to; None: to nothing.
     """
 
     fixed: Stack
     ends: Ends
     reach: Reach
     least_volume: Tensor
+    anchor: Anchor | None = None
 
     def take(self, rows: Tensor) -> Rig:
         """The assemblies `rows`."""
         return Rig(
-            self.fixed.take(rows.tolist()), take(self.ends, rows), self.reach.take(rows), self.least_volume[rows]
+            self.fixed.take(rows.tolist()),
+            take(self.ends, rows),
+            self.reach.take(rows),
+            self.least_volume[rows],
+            self.anchor and take(self.anchor, rows),
         )
 
 
@@ -60,11 +82,13 @@ class Weights:
         behind: of the points behind donors.
         repulsion: of overlaps.
         volume: of the least volume, in Å².
+        hold: of the way from the anchor.
     """
 
     behind: float
     repulsion: float
     volume: float
+    hold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,7 @@ class Gaps:
         between: from the first atom of each close pair to the second in Å, [B, Q, 3].
         overlap: how deep each pair overlaps in Å, [B, Q].
         volume: (ln V_least/V)₊, [B].
+        drift: of every atom from the anchor in Å, [B, A, 3]; `stretch` of the lattice vectors, [B, 3, 3].
     """
 
     sites: Tensor
@@ -102,6 +127,8 @@ class Gaps:
     between: Tensor
     overlap: Tensor
     volume: Tensor
+    drift: Tensor
+    stretch: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,9 @@ class View:
         """Energy in Å², [B]."""
         gaps = self.gaps
         contacts = (gaps.sites**2).sum((1, 2)) + weights.behind * (gaps.behinds**2).sum((1, 2))
-        return contacts + weights.repulsion * (gaps.overlap**2).sum(1) + weights.volume * gaps.volume**2
+        held = (gaps.drift**2).sum((1, 2)) + stretch_weight(self.rig) * (gaps.stretch**2).sum((1, 2))
+        apart = weights.repulsion * (gaps.overlap**2).sum(1)
+        return contacts + apart + weights.volume * gaps.volume**2 + weights.hold * held
 
     def at(self, poses: Poses) -> View:
         """The same contacts and pairs in other poses."""
@@ -140,6 +169,11 @@ class View:
 def view(rig: Rig, poses: Poses, points: Points, matched: Matched, overlaps: Overlaps) -> View:
     """Measure assemblies, whose `points` are those of `poses`, with these contacts and close pairs."""
     return View(rig, poses, points, matched, overlaps, _gaps(rig, poses, points, matched, overlaps))
+
+
+def stretch_weight(rig: Rig) -> Tensor:
+    """What a lattice vector's change counts beside an atom's move, [B]."""
+    return rig.fixed.atoms.sum(1).to(rig.least_volume) / 12.0
 
 
 def points_of(rig: Rig, poses: Poses) -> Points:
@@ -174,6 +208,7 @@ def _gaps(rig: Rig, poses: Poses, points: Points, matched: Matched, overlaps: Ov
     first, second = (per_atom(points.atoms, x) for x in (overlaps.first, overlaps.second))
     between = second + overlaps.shift @ poses.cells - first
     volume = torch.linalg.det(poses.cells).abs()
+    anchor = rig.anchor or Anchor(points.atoms, poses.cells)
     return Gaps(
         sites=torch.where(real, per_atom(points.donors, matched.donor) + shift - points.sites, 0.0),
         behinds=torch.where(real, per_atom(points.backs, matched.donor) + shift - points.behinds, 0.0),
@@ -181,4 +216,6 @@ def _gaps(rig: Rig, poses: Poses, points: Points, matched: Matched, overlaps: Ov
         between=between,
         overlap=(overlaps.touching - between.norm(dim=-1)).clamp_min(0.0),
         volume=(rig.least_volume / volume).log().clamp_min(0.0),
+        drift=(points.atoms - anchor.atoms) * rig.fixed.atoms[..., None],
+        stretch=poses.cells - anchor.cells,
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from promof_hpc.assembly.snap_ends import Ends
-from promof_hpc.assembly.snap_energy import View, Weights, mean_of_backs, mean_of_donors
+from promof_hpc.assembly.snap_energy import View, Weights, mean_of_backs, mean_of_donors, stretch_weight
 from promof_hpc.assembly.stack import Poses, Stack, block_means, per_atom, rotation_of
 
 STEP_CAP_ANG, STEP_CAP_RAD, STEP_CAP_STRAIN = 1.0, 0.6, 0.08
@@ -107,6 +107,8 @@ def rows(seen: View, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
         yield (weight * residual).reshape(b, -1), jacobian.flatten(1, 2)
     yield from _overlap_rows(seen, atom, sqrt(weights.repulsion))
     yield _volume_row(seen, sqrt(weights.volume))
+    if weights.hold and rig.anchor is not None:
+        yield from _hold_rows(seen, atom, sqrt(weights.hold))
 
 
 def torsion_velocities(fixed: Stack, atoms: Tensor) -> Tensor:
@@ -150,20 +152,21 @@ def _connection(fixed: Stack, along: Tensor, first: _Point, second: _Point, span
     for sign, point in ((-1.0, first), (1.0, second)):
         turned = torch.linalg.cross(point.arm[:, :, None].expand_as(along), along)
         values += [sign * along, sign * turned, sign * along @ point.velocity.mT]
-    blocks = fixed.blocks.shape[1]
-    axes = torch.arange(3, device=span.device)
-    columns = []
-    for point in (first, second):
-        shift = 3 * point.block[..., None] + axes
-        columns += [shift, 3 * blocks + shift, 6 * blocks + point.torsion.clamp_min(0)]
-    where = torch.cat(columns, -1)[:, :, None]
+    where = torch.cat([_columns(fixed, point) for point in (first, second)], -1)[:, :, None]
     value = torch.cat(values, -1)
     x, y, z = span[:, :, None].unbind(-1)
     a, c, d = along.unbind(-1)
     strain = torch.stack([x * a, y * c, z * d, (y * d + z * c) / 2, (x * d + z * a) / 2, (x * c + y * a) / 2], -1)
-    jacobian = along.new_zeros(b, n, r, 6 * blocks + fixed.torsions.shape[1])
+    jacobian = along.new_zeros(b, n, r, 6 * fixed.blocks.shape[1] + fixed.torsions.shape[1])
     jacobian.scatter_add_(3, where.expand_as(value), value)
     return torch.cat([jacobian, strain], -1)
+
+
+def _columns(fixed: Stack, point: _Point) -> Tensor:
+    """Parameters that move each point beside strain: translation, rotation and torsions of its block, [B, N, 6 + S]."""
+    blocks = fixed.blocks.shape[1]
+    shift = 3 * point.block[..., None] + torch.arange(3, device=point.block.device)
+    return torch.cat([shift, 3 * blocks + shift, 6 * blocks + point.torsion.clamp_min(0)], -1)
 
 
 def _overlap_rows(seen: View, atom: _Point, weight: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -190,3 +193,34 @@ def _volume_row(seen: View, weight: float) -> tuple[Tensor, Tensor]:
     jacobian = short.new_zeros(b, 1, parameters)
     jacobian[:, 0, -6:-3] = -weight * (short > 0)[:, None]
     return weight * short[:, None], jacobian
+
+
+def _hold_rows(seen: View, atom: _Point, weight: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of every atom's drift and of the cell's stretch."""
+    fixed, poses = seen.rig.fixed, seen.poses
+    b, n = atom.block.shape
+    along = torch.eye(3).to(atom.arm).expand(b, n, 3, 3)
+    turned = torch.linalg.cross(atom.arm[:, :, None].expand_as(along), along)
+    value = torch.cat([along, turned, along @ atom.velocity.mT], -1)
+    jacobian = along.new_zeros(b, n, 3, 6 * fixed.blocks.shape[1] + fixed.torsions.shape[1])
+    jacobian.scatter_add_(3, _columns(fixed, atom)[:, :, None].expand_as(value), value)
+    real = fixed.blocks[..., None]
+    middle = (poses.centroids * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    strained = _strained(per_atom(poses.centroids - middle, fixed.block_of))
+    jacobian = weight * torch.cat([jacobian, strained], -1) * fixed.atoms[..., None, None]
+    yield weight * seen.gaps.drift.flatten(1), jacobian.flatten(1, 2)
+    cell = weight * stretch_weight(seen.rig).sqrt()[:, None, None]
+    still = along.new_zeros(b, 9, jacobian.shape[-1] - 6)
+    yield (
+        (cell * seen.gaps.stretch).flatten(1),
+        torch.cat([still, cell * _strained(poses.cells).flatten(1, 2)], -1),
+    )
+
+
+def _strained(x: Tensor) -> Tensor:
+    """Derivatives [..., 3, 6] of vectors x @ (1 + strain), x [..., 3], by the six strains."""
+    unit = x.new_zeros(6, 3, 3)
+    for k, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        unit[k, i, j] += 0.5
+        unit[k, j, i] += 0.5
+    return torch.einsum("...i,kij->...jk", x, unit)

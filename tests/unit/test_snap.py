@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promof_hpc.assembly import snap_meet
-from promof_hpc.assembly.components import BuildingBlock, Components, Solution, crystal_components
+from promof_hpc.assembly.components import BuildingBlock, Components, Solution, crystal_components, matched_components
 from promof_hpc.assembly.gate import gate
+from promof_hpc.assembly.node_library import NodeLibrary
 from promof_hpc.assembly.prepared_shard import read_prepared
-from promof_hpc.assembly.snap import Pairing, Snapped, SnapSettings, snap
+from promof_hpc.assembly.snap import MODEL_BLOCK_ERROR_ANG, Pairing, Snapped, SnapSettings, snap
 from promof_hpc.assembly.snap_assign import Free
 from promof_hpc.assembly.snap_ends import coarse, ends_of
-from promof_hpc.assembly.snap_energy import Rig, View, Weights, points_of, view
+from promof_hpc.assembly.snap_energy import Anchor, Rig, View, Weights, points_of, view
 from promof_hpc.assembly.snap_overlap import close_pairs, reach_of, reduced_basis, touching_distances
 from promof_hpc.assembly.snap_step import moved, rows
 from promof_hpc.assembly.stack import Poses, Stack, place, poses_of, rotation_of, stack, structure_of
@@ -109,7 +111,9 @@ def test_jacobian_is_that_of_finite_differences(by_middles: bool) -> None:
     poses = replace(poses, cells=0.8 * poses.cells, centroids=0.8 * poses.centroids)  # so that blocks overlap
     rig = rig_of(fixed, 20.0)
     rig = replace(rig, ends=coarse(rig.ends)) if by_middles else rig
-    weights = Weights(behind=0.7, repulsion=0.3, volume=5.0)
+    anchor = Anchor(points_of(rig, noised(poses, MEDIUM)).atoms, 1.1 * poses.cells)
+    rig = replace(rig, anchor=anchor)
+    weights = Weights(behind=0.7, repulsion=0.3, volume=5.0, hold=0.2)
     here = seen(rig, poses)
     residual, jacobian = (torch.cat(x, 1) for x in zip(*rows(here, weights), strict=True))
     assert torch.allclose(residual.square().sum(1), here.energy(weights))
@@ -455,3 +459,22 @@ def test_300_atoms_in_more_than_20_blocks_are_closed() -> None:
     for kept in (None, pairing):
         found = snap(fixed, noised(poses, (0.2, 8.0, 10.0, 0.01)), SnapSettings(), pairing=kept)
         assert found.energy[0] < DONE
+
+
+def test_model_blocks_in_the_crystals_place_stay_near_it() -> None:
+    """Conformers and templates close no contact exactly; without being held they wander along the soft ways."""
+    library = NodeLibrary.read(FOLDER.parent / "nodes.h5")
+    known = []
+    for mof in read_prepared(FOLDER / "00000.h5"):
+        with contextlib.suppress(ValueError):
+            known.append(matched_components(mof, library))
+        if len(known) == 24:
+            break
+    fixed = stack([c for c, _ in known])
+    start = poses_of([s for _, s in known], fixed)
+    held, free = (
+        snap(fixed, start, SnapSettings(block_error_ang=MODEL_BLOCK_ERROR_ANG, hold=hold))
+        for hold in (SnapSettings.hold, 0.0)
+    )
+    assert held.displacement.mean() < 0.7 * free.displacement.mean()
+    assert np.mean(passes(fixed, held)) >= np.mean(passes(fixed, free))
