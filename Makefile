@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 SHELL := /bin/bash
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-screen test test-full lint type benchmark clean
+.PHONY: demo demo-screen test test-slurm test-full lint type benchmark clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,10 +36,15 @@ type: $(VENV)/.all
 	$(BIN)/mypy
 
 test: lint type
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full and not slurm"
+
+# installs Debian's Slurm packages, which needs root; the tests start and stop a cluster of their own
+test-slurm: $(VENV)/.all
+	tests/slurm/install.sh
+	PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest -m "slurm and not full"
 
 test-full: $(VENV)/.all
-	set -o pipefail; $(BIN)/python -m pytest -m full -s -v 2>&1 | tee docs/results/test-full.log
+	set -o pipefail; $(BIN)/python -m pytest -m "full and not slurm" -s -v 2>&1 | tee docs/results/test-full.log
 
 benchmark: $(VENV)/.all
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

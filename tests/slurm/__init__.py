@@ -1,0 +1,1 @@
+"""A private Slurm on this machine, and what must hold on it."""
