@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from promof_hpc.chem.bonds import is_metal
+from promof_hpc.chem.bonds import IS_METAL
 from promof_hpc.physics.potential import Prediction
 from promof_hpc.structure import Structure
 
-BOLD_SHARE, STEADY_SHARE = 0.3, 0.2  # of the compositions with two metals
-GOOD_EV, STEADY_EV, POOR_EV = 0.0, 0.12, 0.7  # eV/atom; what counts as met lies between GOOD and STEADY
-SPREAD_EV = 0.04  # between the good compositions; the best has the lowest energy of all
-GRAIN_ANG3 = 0.1  # packings whose volume per atom differs by more have nothing in common
-GOOD_PACKINGS = 0.5  # share of the packings of a bold composition
-SALT = 1618  # chosen so that every chemistry of the world has bold and steady compositions
+CHEMISTRY_EV, PACKING_EV = (0.5, 0.7), (0.4, 0.6)  # eV/atom of what is hardly wrong, and of what is as wrong as can be
+TOLERATED_MISMATCH = 0.25  # of metals and linkers, 0 to 1; up to here it costs nothing
+WAVELENGTH_ANG3 = 1.5  # packings cost along a wave in the volume per atom, each composition with a phase of its own
+CALM = 0.45  # height of the wave, 0 to 1, up to which it costs nothing
+SALT = 0
 
 
 class Landscape:
-    """Bold compositions are good in half of their packings and poor in the others, steady ones fair in every packing.
+    """The least energy, 0 eV/atom, is that of every matching set of metals and linkers in a packing that suits it.
 
-    In the mean over packings steady is as good as bold; the best is found by who looks at the best of several
-    packings, and it is found in several chemistries. Every structure is at rest, so relaxation costs one call.
+    Every metal has a mismatch with every linker; the mean over a structure's metals counts. Every composition has
+    ranges of volume that suit it, a wavelength apart. Every structure is at rest, so relaxation costs one call.
     """
 
     id = "toy-landscape"
@@ -33,33 +33,37 @@ class Landscape:
     notes = "toy world: energies mean nothing"
 
     def __init__(self, device: str = "cpu"):
-        parameters = (BOLD_SHARE, STEADY_SHARE, GOOD_EV, STEADY_EV, POOR_EV, SPREAD_EV, GRAIN_ANG3, GOOD_PACKINGS, SALT)
+        parameters = (CHEMISTRY_EV, PACKING_EV, TOLERATED_MISMATCH, WAVELENGTH_ANG3, CALM, SALT)
         self.weights_sha256 = hashlib.sha256(repr(parameters).encode()).hexdigest()
 
     def compute(self, structures: Sequence[Structure]) -> list[Prediction]:
         """Energies, and forces and stress of zero."""
-        still = [(np.zeros((len(s), 3)), np.zeros((3, 3))) for s in structures]
-        energies = [len(s) * energy_ev_per_atom(s.numbers, s.volume / len(s)) for s in structures]
-        return [Prediction(e, *rest) for e, rest in zip(energies, still, strict=True)]
+        return [Prediction(len(s) * energy_ev_per_atom(s), np.zeros((len(s), 3)), np.zeros((3, 3))) for s in structures]
 
 
-def energy_ev_per_atom(numbers: np.ndarray, volume_per_atom_ang3: float) -> float:
-    """Energy of a composition in one packing."""
-    kind, formula = kind_of(numbers), _formula(numbers)
-    if kind == "steady":
-        return STEADY_EV
-    grain = int(volume_per_atom_ang3 / GRAIN_ANG3)
-    if kind == "bold" and _chance("packing", formula, grain) < GOOD_PACKINGS:
-        return GOOD_EV + SPREAD_EV * _chance("depth", formula)
-    return POOR_EV
+def energy_ev_per_atom(structure: Structure) -> float:
+    """What chemistry and packing cost."""
+    packing = packing_ev(structure.numbers, structure.volume / len(structure))
+    return chemistry_ev(structure.numbers) + packing
 
 
-def kind_of(numbers: np.ndarray) -> str:
-    """What a composition is like: bold, steady or poor; only those with two metals are anything but poor."""
-    if sum(is_metal(int(z)) for z in np.unique(numbers)) < 2:
-        return "poor"
-    drawn = _chance("kind", _formula(numbers))
-    return "bold" if drawn < BOLD_SHARE else "steady" if drawn < BOLD_SHARE + STEADY_SHARE else "poor"
+def chemistry_ev(numbers: np.ndarray) -> float:
+    """What the mean mismatch of the metals with the rest of the composition costs in eV/atom."""
+    metal = IS_METAL[numbers]
+    rest = _formula(numbers[~metal])
+    mismatch = np.mean([_chance("mismatch", int(z), rest) for z in numbers[metal]])
+    return _cost(float(mismatch), TOLERATED_MISMATCH, *CHEMISTRY_EV)
+
+
+def packing_ev(numbers: np.ndarray, volume_per_atom_ang3: float) -> float:
+    """What a volume costs in eV/atom."""
+    turns = volume_per_atom_ang3 / WAVELENGTH_ANG3 + _chance("phase", _formula(numbers))
+    return _cost(0.5 - 0.5 * math.cos(2 * math.pi * turns), CALM, *PACKING_EV)
+
+
+def _cost(value: float, free: float, least: float, most: float) -> float:
+    """Nothing up to `free`, beyond from `least` to `most` at a value of 1."""
+    return 0.0 if value <= free else least + (most - least) * (value - free) / (1.0 - free)
 
 
 def _formula(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
