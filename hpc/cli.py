@@ -260,6 +260,7 @@ def assess(
     methods: Annotated[str, typer.Option(help="Of random,raw_flow,flow,net,net_flow; all by default.")] = "",
     geometry: Annotated[str, typer.Option(help="crystal, matched or realised.")] = "crystal",
     tries: Annotated[int, typer.Option(help="Assemblies of each set and method.")] = 64,
+    start_time: Annotated[float, typer.Option(help="Flow time to which net starts are noised (net_flow).")] = 0.6,
     limit: Annotated[int, typer.Option(help="Only the first so many sets; 0: all.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -271,7 +272,7 @@ def assess(
 
     if geometry not in list(Geometry):
         raise UsageError(f"unknown geometry '{geometry}'; known: {', '.join(Geometry)}")
-    settings = AssessSettings(geometry=Geometry(geometry), tries=tries, seed=seed)
+    settings = AssessSettings(geometry=Geometry(geometry), tries=tries, seed=seed, start_time=start_time)
     raise typer.Exit(assess_held_out(data, weights, out, methods, limit, workers, settings))
 
 
