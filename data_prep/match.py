@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from promof_hpc.assembly.node_library import NodeLibrary, NodeTemplate
+from promof_hpc.assembly.node_library import NodeLibrary, NodeTemplate, pattern_of
 from promof_hpc.assembly.prepared import NO_TEMPLATE, MatchedBlock
 from promof_hpc.chem.blocks import Block, Contact, Decomposition, Kind
 from promof_hpc.chem.conformer import heavy_mask, match
@@ -51,11 +51,6 @@ def match_nodes(decomposition: Decomposition, library: NodeLibrary) -> tuple[Mat
 def contacts_of(decomposition: Decomposition, block: int) -> tuple[Contact, ...]:
     """The contacts of one node."""
     return tuple(c for c in decomposition.contacts if c.node == block)
-
-
-def pattern_of(contacts: tuple[Contact, ...]) -> tuple[tuple[int, ...], ...]:
-    """Sorted donor elements of each contact, sorted: as `NodeTemplate.pattern`."""
-    return tuple(sorted(tuple(sorted(c.elements.tolist())) for c in contacts))
 
 
 def node_points(

@@ -16,7 +16,7 @@ from hpc.kinds import config_of, kind_of
 from hpc.worker import load_run_potential
 from promof_hpc.config import RunConfig, ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
-from promof_hpc.physics.registry import load_potential
+from promof_hpc.physics.registry import chosen_potential
 from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import list_names, publish_text
 
@@ -80,8 +80,7 @@ def create_run(path: Path, config: RunConfig, potential: Potential, record: Mapp
 
 def potential_of(config: RunConfig) -> Potential:
     """The potential that a configuration names, on the CPU: for its identity."""
-    chosen = config.evaluation.potential
-    return load_potential(chosen.name, weights=chosen.weights, task=chosen.task)
+    return chosen_potential(config.evaluation.potential)
 
 
 def anchored(name: str) -> str:

@@ -62,13 +62,12 @@ def evaluate_files(files: Sequence[str], config: ScreenConfig, as_json: bool) ->
     from promof_hpc.errors import Refused
     from promof_hpc.physics.energies import load_reference, score
     from promof_hpc.physics.evaluate import evaluate, evaluation_id
-    from promof_hpc.physics.registry import load_potential
+    from promof_hpc.physics.registry import chosen_potential
     from promof_hpc.screen.library import scan
     from promof_hpc.store.schema import FAILED, Candidate, Outcome, Row
 
     entries = [entry for file in files for entry in scan(file).entries]
-    chosen, device = config.evaluation.potential, device_of(config.evaluation, 0)
-    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
+    potential = chosen_potential(config.evaluation.potential, device_of(config.evaluation, 0))
     reference = load_reference(config.reference, potential.id, potential.weights_sha256)
     rows: list[tuple[str, Row]] = []
     for entry in entries:

@@ -18,20 +18,10 @@ from promof_hpc.design.judging.second_opinion import (
     require_same,
 )
 from promof_hpc.physics.potential import Potential
-from promof_hpc.physics.registry import load_potential
+from promof_hpc.physics.registry import chosen_potential
 from promof_hpc.store.run_dir import RunDir, stop_requested
 from promof_hpc.store.schema import Candidate
 from promof_hpc.store.shard import write_shard
-
-
-def load_second(settings: EvaluationSettings, device: str = "cpu") -> Potential:
-    """The potential of `DesignConfig.second_evaluation`.
-
-    Raises:
-        UsageError: there is none of that name, or its weights are missing.
-    """
-    chosen = settings.potential
-    return load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
 
 
 def check_second(config: DesignConfig, first: Potential) -> str:
@@ -42,7 +32,7 @@ def check_second(config: DesignConfig, first: Potential) -> str:
     """
     if config.second_opinion is None:
         return ""
-    second = load_second(config.second_evaluation)
+    second = chosen_potential(config.second_evaluation.potential)
     require_another(second, first)
     return second.id
 
@@ -66,7 +56,7 @@ def ask(run: RunDir, ranks: int, tell: Callable[[int, int], None]) -> None:
         return
     settings = config.second_evaluation
     # loaded here first: what cannot be loaded is an error, not the fault of a structure
-    made_with = identity(load_second(settings, device_of(settings, 0)), settings)
+    made_with = identity(chosen_potential(settings.potential, device_of(settings, 0)), settings)
     require_same(run, made_with)
     run.make_opinions()
     queue, answered = deque(open_), list[str]()
@@ -108,4 +98,4 @@ def _next(queue: deque[Candidate]) -> Candidate | None:
 def second_judge(run: RunDir, device: str) -> tuple[EvaluationSettings, Potential]:
     """What a child process judges with."""
     settings = design_of(run).second_evaluation
-    return settings, load_second(settings, device)
+    return settings, chosen_potential(settings.potential, device)

@@ -18,7 +18,7 @@ from promof_hpc.config import EvaluationSettings, FarmSettings, RunConfig
 from promof_hpc.errors import PromofError
 from promof_hpc.physics.evaluate import crashed, evaluate
 from promof_hpc.physics.potential import Potential
-from promof_hpc.physics.registry import load_potential
+from promof_hpc.physics.registry import chosen_potential
 from promof_hpc.store.budget import batches_of
 from promof_hpc.store.candidates import read_structures
 from promof_hpc.store.claims import Owner
@@ -133,7 +133,7 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = 
         PromofError: the weights are others than those of the run's beginning.
     """
     chosen = settings.potential
-    potential = load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
+    potential = chosen_potential(chosen, device)
     begun_with = run.provenance_record()["potential"]["weights_sha256"]
     if potential.weights_sha256 != begun_with:
         raise PromofError(

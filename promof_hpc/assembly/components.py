@@ -17,7 +17,7 @@ from rdkit import Chem
 from scipy.optimize import linear_sum_assignment
 
 from promof_hpc.assembly.gate import Expected
-from promof_hpc.assembly.node_library import NodeLibrary
+from promof_hpc.assembly.node_library import NodeLibrary, pattern_of
 from promof_hpc.assembly.prepared import NO_TEMPLATE, PreparedMof, block_torsions
 from promof_hpc.assembly.sites import Site
 from promof_hpc.chem.blocks import Block, Contact, Kind
@@ -256,8 +256,7 @@ def _template_ends(
         ValueError: the template has other contacts.
     """
     offered = library.templates[template].contacts
-    theirs, ours = (Counter(tuple(sorted(c.elements.tolist())) for c in side) for side in (offered, contacts))
-    if theirs != ours:
+    if pattern_of(offered) != pattern_of(contacts):
         raise ValueError(f"no template of a node {block.key} has its contacts")
     cost = np.full((len(contacts), len(offered)), np.inf)
     for i, contact in enumerate(contacts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from promof_hpc.assembly.columns import flat, pointer, spans
+from promof_hpc.chem.blocks import Contact
 from promof_hpc.store.shard import CorruptShard, Shard, read_shard, write_shard
 
 FORMAT = "node-library/1"
@@ -28,6 +29,11 @@ class TemplateContact:
     elements: np.ndarray
     sites: np.ndarray
     behind: np.ndarray
+
+
+def pattern_of(contacts: Iterable[Contact | TemplateContact]) -> tuple[tuple[int, ...], ...]:
+    """Sorted donor elements of each contact of a node, sorted."""
+    return tuple(sorted(tuple(sorted(c.elements.tolist())) for c in contacts))
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class NodeTemplate:
     @property
     def pattern(self) -> tuple[tuple[int, ...], ...]:
         """Sorted donor elements of each contact, sorted: what a component set must offer."""
-        return tuple(sorted(tuple(sorted(c.elements.tolist())) for c in self.contacts))
+        return pattern_of(self.contacts)
 
 
 @dataclass(frozen=True)

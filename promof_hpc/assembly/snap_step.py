@@ -19,6 +19,13 @@ from promof_hpc.assembly.stack import Poses, Stack, block_means, per_atom, rotat
 
 STEP_CAP_ANG, STEP_CAP_RAD, STEP_CAP_STRAIN = 1.0, 0.6, 0.08
 SHORTEST_ANG = 0.05  # two atoms on one spot have no direction to part in
+_AXES = torch.eye(3)
+STRAINS = torch.stack(  # of the six parameters: xx yy zz yz xz xy
+    [
+        (_AXES[i, :, None] * _AXES[j] + _AXES[j, :, None] * _AXES[i]) / 2
+        for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+    ]
+)
 MOST_OVERLAPS = 512  # that enter the step, the deepest first; the energy counts all
 
 
@@ -62,17 +69,22 @@ def moved(fixed: Stack, poses: Poses, change: Tensor) -> Poses:
     b, k = fixed.blocks.shape
     shift, turn = change[:, : 3 * k].reshape(b, k, 3), change[:, 3 * k : 6 * k].reshape(b, k, 3)
     twist, strain = change[:, 6 * k : -6], change[:, -6:]
-    xx, yy, zz, yz, xz, xy = (strain * strain.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])).unbind(1)
-    tensor = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], 1).reshape(b, 3, 3)
-    # strained about the middle of the blocks, so that it does not matter where in space an assembly lies
-    real = fixed.blocks[..., None]
-    middle = (poses.centroids * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    tensor = torch.einsum("bk,kij->bij", strain, STRAINS.to(strain))
     return Poses(
         cells=poses.cells + poses.cells @ tensor,
         rotations=rotation_of(turn) @ poses.rotations,
-        centroids=poses.centroids + (poses.centroids - middle) @ tensor + shift,
+        centroids=poses.centroids + _from_middle(fixed, poses) @ tensor + shift,
         angles=poses.angles + twist,
     )
+
+
+def _from_middle(fixed: Stack, poses: Poses) -> Tensor:
+    """Centroids from the middle of the blocks, [B, K, 3].
+
+    What strain is measured from, so that it does not matter where in space an assembly lies.
+    """
+    real = fixed.blocks[..., None]
+    return poses.centroids - (poses.centroids * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
 
 
 def normal_equations(seen: View, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -204,9 +216,7 @@ def _hold_rows(seen: View, atom: _Point, weight: float) -> Iterator[tuple[Tensor
     value = torch.cat([along, turned, along @ atom.velocity.mT], -1)
     jacobian = along.new_zeros(b, n, 3, 6 * fixed.blocks.shape[1] + fixed.torsions.shape[1])
     jacobian.scatter_add_(3, _columns(fixed, atom)[:, :, None].expand_as(value), value)
-    real = fixed.blocks[..., None]
-    middle = (poses.centroids * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
-    strained = _strained(per_atom(poses.centroids - middle, fixed.block_of))
+    strained = _strained(per_atom(_from_middle(fixed, poses), fixed.block_of))
     jacobian = weight * torch.cat([jacobian, strained], -1) * fixed.atoms[..., None, None]
     yield weight * seen.gaps.drift.flatten(1), jacobian.flatten(1, 2)
     cell = weight * stretch_weight(seen.rig).sqrt()[:, None, None]
@@ -219,8 +229,4 @@ def _hold_rows(seen: View, atom: _Point, weight: float) -> Iterator[tuple[Tensor
 
 def _strained(x: Tensor) -> Tensor:
     """Derivatives [..., 3, 6] of vectors x @ (1 + strain), x [..., 3], by the six strains."""
-    unit = x.new_zeros(6, 3, 3)
-    for k, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
-        unit[k, i, j] += 0.5
-        unit[k, j, i] += 0.5
-    return torch.einsum("...i,kij->...jk", x, unit)
+    return torch.einsum("...i,kij->...jk", x, STRAINS.to(x))

@@ -5,11 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promof_hpc.errors import UsageError
 from promof_hpc.physics.potential import Potential
 
+if TYPE_CHECKING:
+    from promof_hpc.config.evaluation import PotentialSettings
+
 NAMES = ("sevennet-0", "chgnet-0.3.0", "uma", "lennard-jones")
+
+
+def chosen_potential(chosen: PotentialSettings, device: str = "cpu") -> Potential:
+    """The potential that a configuration names, as `load_potential`."""
+    return load_potential(chosen.name, weights=chosen.weights, task=chosen.task, device=device)
 
 
 def load_potential(name: str, *, weights: Path | None = None, task: str = "omat", device: str = "cpu") -> Potential:
