@@ -44,10 +44,7 @@ def assess(data: str, weights: str, out: Path, methods: str, limit: int, workers
     from data_prep.parallel import run_jobs
     from promof_hpc.design.comparing.assessment import TOGETHER, Method, Record, as_markdown, table
 
-    known = [str(m) for m in Method]
-    wanted = methods.split(",") if methods else known
-    if unknown := [m for m in wanted if m not in known]:
-        raise UsageError(f"unknown method '{unknown[0]}'; known: {', '.join(known)}")
+    wanted = [Method(name) for name in methods.split(",")] if methods else list(Method)
     count = len(_held_out(data, settings)[: limit or None])
     if not count:
         raise UsageError(f"{data} has no held-out component sets within the limits; prepare a larger library.")

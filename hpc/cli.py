@@ -260,6 +260,10 @@ def assess(
     methods: Annotated[str, typer.Option(help="Of random,raw_flow,flow,net,net_flow; all by default.")] = "",
     geometry: Annotated[str, typer.Option(help="crystal, matched or realised.")] = "crystal",
     tries: Annotated[int, typer.Option(help="Assemblies of each set and method.")] = 64,
+    snap_tries: Annotated[int, typer.Option(help="Starts that snap may use for one assembly.")] = 1,
+    contact_weight: Annotated[
+        float, typer.Option(help="Weight of the contact head in snap's pairs, in Å² (flow).")
+    ] = 1.0,
     start_time: Annotated[float, typer.Option(help="Flow time to which net starts are noised (net_flow).")] = 0.6,
     limit: Annotated[int, typer.Option(help="Only the first so many sets; 0: all.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -268,11 +272,15 @@ def assess(
     """Assemble held-out component sets and say how many pass the gate or match their crystal. Resumable."""
     from hpc.assessment import assess as assess_held_out
     from promof_hpc.design.comparing.assessment import AssessSettings, Geometry
-    from promof_hpc.errors import UsageError
 
-    if geometry not in list(Geometry):
-        raise UsageError(f"unknown geometry '{geometry}'; known: {', '.join(Geometry)}")
-    settings = AssessSettings(geometry=Geometry(geometry), tries=tries, seed=seed, start_time=start_time)
+    settings = AssessSettings(
+        geometry=Geometry(geometry),
+        tries=tries,
+        seed=seed,
+        snap_tries=snap_tries,
+        contact_weight=contact_weight,
+        start_time=start_time,
+    )
     raise typer.Exit(assess_held_out(data, weights, out, methods, limit, workers, settings))
 
 

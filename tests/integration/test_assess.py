@@ -58,9 +58,11 @@ def test_raw_and_snapped_flow_finish_the_same_poses_and_blocks_may_be_realised_f
         assert alone == records[f"raw_flow-{k}"]
 
 
-def test_an_unknown_method_is_refused_by_name(tmp_path):
+def test_an_unknown_method_or_geometry_is_refused_by_name(tmp_path):
     with pytest.raises(UsageError, match="nets"):
         assess("shipped", "shipped", tmp_path / "out", "nets", 1, 1, SETTINGS)
+    with pytest.raises(UsageError, match="unknown geometry 'cubic'; known: crystal, matched, realised"):
+        Geometry("cubic")
 
 
 def test_the_table_counts_the_first_try_that_succeeds():

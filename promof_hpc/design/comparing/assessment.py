@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from promof_hpc.chem.bonds import is_metal
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.design.libraries import Libraries
 from promof_hpc.design.proposing.starts import launch
-from promof_hpc.errors import Refused
+from promof_hpc.errors import Refused, UsageError
 from promof_hpc.policy.contact_head import preference
 from promof_hpc.policy.flow import prior, solve
 from promof_hpc.policy.weights import load_engineer
@@ -48,7 +48,15 @@ CHUNK = 16
 CYCLE_RANKS = ((0, 5), (6, 8), (9, 11), (12, 10_000))
 
 
-class Geometry(StrEnum):
+class _Named(StrEnum):
+    """A choice whose unknown names are refused in one sentence."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise UsageError(f"unknown {cls.__name__.lower()} '{value}'; known: {', '.join(cls)}")
+
+
+class Geometry(_Named):
     """What blocks look like before they are put together."""
 
     CRYSTAL = "crystal"  # as in the crystal
@@ -56,7 +64,7 @@ class Geometry(StrEnum):
     REALISED = "realised"  # conformers and templates as in a campaign, which knows the component set alone
 
 
-class Method(StrEnum):
+class Method(_Named):
     """Where poses come from."""
 
     RANDOM = "random"  # the prior, snap
@@ -82,6 +90,7 @@ class AssessSettings:
         volume_per_atom_ang3: sets whose crystal lies outside are left out (as in the measured baseline).
         flow_steps: of the solver from noise; a start at time t takes its share.
         snap_tries: starts that snap may use for one assembly.
+        contact_weight: of the contact head's logits in snap's cost of who meets whom (flow), in Å².
         start_time: flow time to which net starts are noised.
     """
 
@@ -93,6 +102,7 @@ class AssessSettings:
     volume_per_atom_ang3: tuple[float, float] = (11.0, 30.0)
     flow_steps: int = 25
     snap_tries: int = 1
+    contact_weight: float = 1.0
     start_time: float = 0.6
 
 
@@ -301,7 +311,8 @@ def _finishing(method: Method, settings: AssessSettings) -> FinishSettings:
     if method is Method.RAW_FLOW:
         return FinishSettings(snap=None)
     error = 0.0 if settings.geometry is Geometry.CRYSTAL else MODEL_BLOCK_ERROR_ANG
-    return FinishSettings(snap=SnapSettings(tries=settings.snap_tries, block_error_ang=error))
+    snap = SnapSettings(tries=settings.snap_tries, contact_weight=settings.contact_weight, block_error_ang=error)
+    return FinishSettings(snap=snap)
 
 
 def _engineer(tools: Tools) -> Engineer:
