@@ -263,7 +263,7 @@ def assess(
     snap_tries: Annotated[int, typer.Option(help="Starts that snap may use for one assembly.")] = 1,
     contact_weight: Annotated[
         float, typer.Option(help="Weight of the contact head in snap's pairs, in Å² (flow).")
-    ] = 1.0,
+    ] = 5.0,
     start_time: Annotated[float, typer.Option(help="Flow time to which net starts are noised (net_flow).")] = 0.6,
     limit: Annotated[int, typer.Option(help="Only the first so many sets; 0: all.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,

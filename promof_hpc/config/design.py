@@ -85,7 +85,7 @@ class AssemblySettings(Section):
     """Flow time to which a net start is noised, and from where the flow runs."""
     tries: int = Field(4, ge=1)
     """Starts that snap may use for one assembly (the first, then the same with jittered contacts)."""
-    contact_weight: float = Field(1.0, ge=0)
+    contact_weight: float = Field(5.0, ge=0)
     """Weight in Å² of the contact head's logits in the cost of who meets whom, and in the order of nets; 0: off."""
     atom_cap: int = Field(150, ge=4)
     """Component sets with more atoms are not assembled."""

@@ -102,7 +102,7 @@ class AssessSettings:
     volume_per_atom_ang3: tuple[float, float] = (11.0, 30.0)
     flow_steps: int = 25
     snap_tries: int = 1
-    contact_weight: float = 1.0
+    contact_weight: float = 5.0
     start_time: float = 0.6
 
 
