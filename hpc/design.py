@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from hpc.runs import anchored, create_run, now, open_same, potential_of
 from hpc.second_opinion import ask, check_second
 from hpc.worker import load_run_potential
 from promof_hpc.config import DesignConfig, load_config
+from promof_hpc.design.campaign.keeping import Kept
 from promof_hpc.design.campaign.loop import Campaign, Ending, Hands, Phase
 from promof_hpc.design.inputs import inputs_of
 from promof_hpc.design.judging.scoring import Scoring, known_sets, reference_of
@@ -210,7 +211,10 @@ def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progres
         events.write("phase", phase=phase, round=number)
         progress.phase(phase, number)
 
-    hands = Hands(wait, safe_point, progress.note)
+    def kept(checkpoint: Kept) -> None:
+        events.write("checkpoint", **asdict(checkpoint))
+
+    hands = Hands(wait, safe_point, progress.note, kept)
     settled = rounds_before_the_raise(run)
     return Campaign(run, config, parts.strategy, parts.scoring, hands, settled=settled).pursue()
 

@@ -77,7 +77,8 @@ class Drift:
         return {"strength": self.strength, "rounds_seen": float(len(self.history))}
 
     def save(self, folder):
-        (folder / "state.json").write_text(json.dumps([self.strength, self.history]))
+        text = json.dumps([self.strength, self.history])
+        return lambda: (folder / "state.json").write_text(text)
 
     def load(self, folder):
         self.strength, self.history = json.loads((folder / "state.json").read_text())

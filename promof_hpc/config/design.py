@@ -137,6 +137,8 @@ class LearningSettings(Section):
     """Adam's learning rate (1e-5 at released size)."""
     gradient_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
+    rows_at_once: Annotated[int | None, Optional_] = Field(None, ge=1)
+    """Assemblies or component sets in one backward pass of a process; their gradients add up. none: all."""
     epochs: int = Field(1, ge=1)
     """Passes over a round's data."""
     anneal: Literal["advantage", "reward", "none"] = "advantage"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 
 from promof_hpc.config import DesignConfig
 from promof_hpc.config.section import nearest
+from promof_hpc.design.learning.team import ALONE, Team
 from promof_hpc.design.strategy import Strategy
 from promof_hpc.errors import UsageError
 
@@ -21,8 +23,11 @@ STRATEGIES = {
 """Where each is: a class that is called with the run's configuration."""
 
 
-def build(config: DesignConfig) -> Strategy:
+def build(config: DesignConfig, team: Team = ALONE) -> Strategy:
     """The strategy that a configuration names, registered or a user's own `module:Class`, in its first state.
+
+    Args:
+        team: processes that learn together; only a strategy whose class takes one can do so.
 
     Raises:
         UsageError: it is not known, cannot be imported or cannot be made from this configuration.
@@ -35,14 +40,16 @@ def build(config: DesignConfig) -> Strategy:
         hint = nearest(name, STRATEGIES)
         raise UsageError(f"Unknown strategy '{name}'{hint}. Known: {known}, or your own as module:Class.")
     try:
-        make: Callable[[DesignConfig], Strategy] = getattr(importlib.import_module(module_name), class_name)
+        make: Callable[..., Strategy] = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         if name in STRATEGIES:  # a part of this package: its own defect, or a dependency that is not installed
             raise
         raise UsageError(
             f"Cannot load the strategy '{name}' ({error}); is its module in PYTHONPATH? Known: {known}."
         ) from error
-    strategy = make(config)
+    if team is not ALONE and "team" not in inspect.signature(make).parameters:
+        raise UsageError(f"The strategy '{name}' does not learn in a team of processes; give its training one task.")
+    strategy = make(config) if team is ALONE else make(config, team=team)
     missing = [m for m in ("propose", "learn", "save", "load") if not callable(getattr(strategy, m, None))]
     if missing:
         raise UsageError(f"The strategy '{name}' has no method {', '.join(missing)}; design/strategy.py says what for.")

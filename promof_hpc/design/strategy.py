@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from promof_hpc.store.checkpoint import Write
 from promof_hpc.store.shard import Column
 from promof_hpc.structure import Structure
 
@@ -119,10 +120,13 @@ class Strategy(Protocol):
         """Take in what became of a round's proposals, in their order; returns learning signals for the report."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that the next round depends on into an empty folder."""
+    def save(self, folder: Path) -> Write:
+        """Copy everything that the next round depends on; returns what writes the copy into `folder`, which is empty.
+
+        The next round may begin before, or while, the copy is written by another thread.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` and its return value wrote."""
         ...

@@ -84,6 +84,12 @@ class Rollout:
         actions = Increments(*(x[index] for x in self.actions.parts()))
         return Rollout(states, actions, final, *(x[index] for x in (self.times, self.sigma, self.log_prob, self.dof)))
 
+    def to(self, device: torch.device | str) -> Rollout:
+        """A copy on another device."""
+        actions = Increments(*(x.to(device) for x in self.actions.parts()))
+        rest = (x.to(device) for x in (self.times, self.sigma, self.log_prob, self.dof))
+        return Rollout(self.states.to(device), actions, self.final.to(device), *rest)
+
     def columns(self) -> dict[str, np.ndarray]:
         """All arrays by name, for a shard."""
         named = {f"state_{n}": getattr(self.states, n) for n in STATE_PARTS}

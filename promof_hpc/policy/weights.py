@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from promof_hpc.chem.sequence import Vocabulary
 from promof_hpc.errors import PromofError, UsageError
@@ -101,28 +101,56 @@ def load_engineer(folder: str | Path = SHIPPED) -> LoadedEngineer:
 
 def save_chemist(folder: Path, network: Chemist, vocabulary: Vocabulary, conditions: Conditions) -> str:
     """Write a chemist into a folder, replacing one that is there; returns the SHA-256 of its weights."""
+    return copy_chemist(network, vocabulary, conditions).save(folder)
+
+
+def save_engineer(folder: Path, network: Engineer) -> str:
+    """Write an engineer into a folder, replacing one that is there; returns the SHA-256 of its weights."""
+    return copy_engineer(network).save(folder)
+
+
+def copy_chemist(network: Chemist, vocabulary: Vocabulary, conditions: Conditions) -> Copy:
+    """Copy a chemist to host memory; see `Copy`."""
     meaning = {
         "settings": asdict(network.settings),
         "vocabulary": list(vocabulary.tokens),
         "conditions": asdict(conditions),
     }
-    return _write(folder, "chemist", network, meaning)
+    return Copy("chemist", _on_host(network), meaning)
 
 
-def save_engineer(folder: Path, network: Engineer) -> str:
-    """Write an engineer into a folder, replacing one that is there; returns the SHA-256 of its weights."""
-    return _write(folder, "engineer", network, {"settings": asdict(network.settings)})
+def copy_engineer(network: Engineer) -> Copy:
+    """Copy an engineer to host memory; see `Copy`."""
+    return Copy("engineer", _on_host(network), {"settings": asdict(network.settings)})
 
 
-def _write(folder: Path, policy: str, network: nn.Module, meaning: Mapping[str, Any]) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    path = folder / f"{policy}.safetensors"
-    replace(path, lambda temporary: save_file(state, temporary))
-    sha256 = _sha256(path)
-    text = {"format": FORMAT, "policy": policy, "sha256": sha256, **meaning}
-    replace_text(folder / f"{policy}.json", json.dumps(text, indent=1) + "\n")
-    return sha256
+@dataclass(frozen=True)
+class Copy:
+    """What of a policy its folder holds, apart from the network that it was copied from.
+
+    Attributes:
+        policy: chemist or engineer.
+        state: weights in host memory.
+        meaning: what they need to be read.
+    """
+
+    policy: str
+    state: Mapping[str, Tensor]
+    meaning: Mapping[str, Any]
+
+    def save(self, folder: Path) -> str:
+        """Write it into a folder, replacing one that is there; returns the SHA-256 of the weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.policy}.safetensors"
+        replace(path, lambda temporary: save_file(dict(self.state), temporary))
+        sha256 = _sha256(path)
+        text = {"format": FORMAT, "policy": self.policy, "sha256": sha256, **self.meaning}
+        replace_text(folder / f"{self.policy}.json", json.dumps(text, indent=1) + "\n")
+        return sha256
+
+
+def _on_host(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}
 
 
 def _load(folder: Path, policy: str, make: Callable[[Mapping[str, Any]], LoadedT]) -> LoadedT:

@@ -8,7 +8,8 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from promof_hpc.store.shard import explain, flush, list_names
 
 MANIFEST = "manifest.json"
 KEPT = 2
+
+Write = Callable[[], object]  # writes a copy of a state that was taken before
+Publish = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -35,45 +39,61 @@ class Found:
     skipped: tuple[str, ...] = ()
 
 
-def save_checkpoint(run: RunDir, number: int, write: Callable[[Path], None]) -> bool:
-    """Publish the state that has learned from the rounds below `number`, and remove all but the newest `KEPT`.
+def save_checkpoint(run: RunDir, number: int, copy: Callable[[Path], Write]) -> Publish:
+    """Copy the state that has learned from the rounds below `number`; what is returned writes and publishes it.
 
     The folder gets its name only when every file and the manifest are on disk, so whatever is killed when, a reader
-    sees all of it or nothing.
+    sees all of it or nothing. All but the newest `KEPT` are removed then.
 
     Args:
-        write: fills the empty folder whose path it is given; folders inside it are allowed.
+        copy: given the folder that is to be filled, takes a copy of the state and returns what writes it there;
+            folders inside it are allowed.
 
     Returns:
-        False if a sound one of this number was there already; a damaged one is replaced.
+        what publishes; False from it says that a sound one of this number was there already. A damaged one is
+        replaced. It may be called in another thread.
 
     Raises:
-        PromofError: the place cannot be written.
+        PromofError: the place cannot be written; from both.
     """
     final = run.checkpoints / f"{number:05d}"
     if final.name in _names(run):
         if what_is_wrong(final) is None:
-            return False
+            return lambda: False
         _remove(final)
-    run.checkpoints.mkdir(exist_ok=True)
     temporary = run.checkpoints / f".{final.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        temporary.mkdir()
-        write(temporary)
+    with _cleared_on_failure(final, temporary):
+        temporary.mkdir(parents=True)
+        write = copy(temporary)
+    return lambda: _publish(run, final, temporary, write)
+
+
+def _publish(run: RunDir, final: Path, temporary: Path, write: Write) -> bool:
+    with _cleared_on_failure(final, temporary):
+        write()
         _finish(temporary)
-        os.rename(temporary, final)  # fails on a folder with files in it: the first writer wins
-        flush(run.checkpoints)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if final.name in _names(run):
+        try:
+            os.rename(temporary, final)  # fails on a folder with files in it: the first writer wins
+        except OSError:
+            if final.name not in _names(run):
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
             return False
-        raise explain(final, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        flush(run.checkpoints)
     for old in _names(run)[:-KEPT]:
         _remove(run.checkpoints / old)
     return True
+
+
+@contextmanager
+def _cleared_on_failure(final: Path, temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise explain(final, error) from error
+        raise
 
 
 def newest_checkpoint(run: RunDir) -> Found:

@@ -18,13 +18,16 @@ from promof_hpc.store.run_dir import RunDir
 ROOT = Path(__file__).parents[2]
 
 
-def _write(text):
-    def write(folder):
-        (folder / "weights.bin").write_bytes(text.encode() * 100)
-        (folder / "more").mkdir()
-        (folder / "more" / "state.json").write_text(json.dumps({"text": text}))
+def _copy(text):
+    def copy(folder):
+        def write():
+            (folder / "weights.bin").write_bytes(text.encode() * 100)
+            (folder / "more").mkdir()
+            (folder / "more" / "state.json").write_text(json.dumps({"text": text}))
 
-    return write
+        return write
+
+    return copy
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_without_checkpoints_there_is_none(run):
 
 def test_the_newest_one_comes_back_with_all_its_files(run):
     for number in (1, 2, 10):
-        assert save_checkpoint(run, number, _write(f"state {number}"))
+        assert save_checkpoint(run, number, _copy(f"state {number}"))()
     found = newest_checkpoint(run)
     assert (found.number, found.skipped) == (10, ())
     assert _state(found.folder) == "state 10"
@@ -52,14 +55,14 @@ def test_the_newest_one_comes_back_with_all_its_files(run):
 
 def test_the_last_two_are_kept_and_older_ones_go(run):
     for number in range(1, 7):
-        save_checkpoint(run, number, _write("x"))
+        save_checkpoint(run, number, _copy("x"))()
         names = sorted(p.name for p in run.checkpoints.iterdir())
         assert names == [f"{n:05d}" for n in range(max(1, number - KEPT + 1), number + 1)]
 
 
 def test_the_first_writer_wins(run):
-    assert save_checkpoint(run, 1, _write("first"))
-    assert not save_checkpoint(run, 1, _write("second"))
+    assert save_checkpoint(run, 1, _copy("first"))()
+    assert not save_checkpoint(run, 1, _copy("second"))()
     assert _state(newest_checkpoint(run).folder) == "first"
 
 
@@ -88,27 +91,32 @@ def _replace_the_manifest(folder):
     (_lose_the_manifest, "no manifest"), (_replace_the_manifest, "manifest cannot be read"),
 ])  # fmt: skip
 def test_a_damaged_one_is_passed_over_named_and_can_be_written_again(run, damage, word):
-    save_checkpoint(run, 1, _write("one"))
-    save_checkpoint(run, 2, _write("two"))
+    save_checkpoint(run, 1, _copy("one"))()
+    save_checkpoint(run, 2, _copy("two"))()
     damage(run.checkpoints / "00002")
     found = newest_checkpoint(run)
     assert (found.number, _state(found.folder)) == (1, "one")
     assert len(found.skipped) == 1
     assert word in found.skipped[0]
     assert "00002" in found.skipped[0]
-    assert save_checkpoint(run, 2, _write("two again"))
+    assert save_checkpoint(run, 2, _copy("two again"))()
     assert _state(newest_checkpoint(run).folder) == "two again"
 
 
 def test_a_writer_that_fails_leaves_the_earlier_one(run):
-    save_checkpoint(run, 1, _write("one"))
+    save_checkpoint(run, 1, _copy("one"))()
 
-    def fail(folder):
-        (folder / "half").write_text("x")
+    def fail():
         raise OSError(28, "No space left on device")
 
+    def copy(folder):
+        (folder / "half").write_text("x")
+        return fail
+
     with pytest.raises(PromofError, match="disk is full"):
-        save_checkpoint(run, 2, fail)
+        save_checkpoint(run, 2, copy)()
+    with pytest.raises(PromofError, match="disk is full"):
+        save_checkpoint(run, 2, lambda folder: fail())
     assert newest_checkpoint(run).number == 1
     assert [p.name for p in run.checkpoints.iterdir()] == ["00001"]
 
@@ -116,7 +124,7 @@ def test_a_writer_that_fails_leaves_the_earlier_one(run):
 def test_what_killed_writers_left_is_swept_and_foreign_folders_are_no_checkpoints(run):
     (run.checkpoints / ".00003.host-1-abc.tmp").mkdir()
     (run.checkpoints / "notes").mkdir()
-    save_checkpoint(run, 1, _write("one"))
+    save_checkpoint(run, 1, _copy("one"))()
     sweep_checkpoints(run)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == ["00001", "notes"]
     assert newest_checkpoint(run).number == 1
@@ -130,7 +138,7 @@ def test_sigkill_at_any_moment_leaves_only_whole_checkpoints(run):
         "def write(folder):\n"
         "    for k in range(5): (folder / f'{k}.bin').write_bytes(os.urandom(200_000))\n"
         "for number in range(int(sys.argv[2]), 10**6):\n"
-        "    save_checkpoint(run, number, write)\n"
+        "    save_checkpoint(run, number, lambda folder: lambda: write(folder))()\n"
     )
     rng, highest = random.Random(7), 0
     for _ in range(6):

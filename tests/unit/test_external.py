@@ -67,7 +67,7 @@ def test_entries_are_dealt_to_the_targets_of_a_round_in_equal_shares(folder: Pat
 
 def test_a_folder_that_changed_is_noticed_when_a_run_goes_on(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     state = tmp_path_factory.mktemp("state")
-    External(config(folder)).save(state)
+    External(config(folder)).save(state)()
     External(config(folder)).load(state)
     (folder / "d-late.cif").write_text(BROKEN)
     with pytest.raises(UsageError, match=r"has changed since the run began .*d-late"):

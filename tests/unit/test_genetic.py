@@ -160,7 +160,7 @@ def test_a_state_that_was_saved_goes_on_with_the_same_children(
     evolved: tuple[Genetic, list[Proposals]], config: DesignConfig, tmp_path: Path
 ):
     strategy, _ = evolved
-    strategy.save(tmp_path)
+    strategy.save(tmp_path)()
     again = Genetic(config)
     again.load(tmp_path)
     assert [i.fitness for i in again.population] == [i.fitness for i in strategy.population]

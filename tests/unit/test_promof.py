@@ -26,6 +26,7 @@ from promof_hpc.design.learning.chemist_learner import ChemistLearner
 from promof_hpc.design.learning.chemist_learner import Lesson as WrittenSet
 from promof_hpc.design.learning.engineer_learner import EngineerLearner
 from promof_hpc.design.learning.engineer_learner import Lesson as FlownGroup
+from promof_hpc.design.learning.team import ALONE
 from promof_hpc.design.proposing.sharing import shared
 from promof_hpc.design.proposing.starts import launch
 from promof_hpc.design.proposing.trace import Draft, Flight, Trace, components_digest
@@ -95,7 +96,7 @@ def flown(network: Engineer, components: Components, rows: int = 4, **settings: 
 
 def test_first_ratios_are_1_and_the_divergence_is_0(components):
     network = engineer()
-    learner = EngineerLearner(network, engineer(), LearningSettings())
+    learner = EngineerLearner(network, engineer(), LearningSettings(), ALONE)
     signals = learner.learn([flown(network, components)])
     assert signals["engineer_first_ratio_deviation"] < 1e-5
     assert signals["engineer_kl"] < 1e-8
@@ -106,7 +107,7 @@ def test_first_ratios_are_1_and_the_divergence_is_0(components):
 def test_engineer_makes_actions_with_advantage_likelier_and_the_others_less(components):
     network = engineer()
     lesson = flown(network, components)
-    learner = EngineerLearner(network, engineer(), LearningSettings(learning_rate_engineer=1e-3, epochs=3))
+    learner = EngineerLearner(network, engineer(), LearningSettings(learning_rate_engineer=1e-3, epochs=3), ALONE)
     signals = learner.learn([lesson])
     with torch.no_grad():
         steps = lesson.rollout.noisy_steps
@@ -124,7 +125,7 @@ def test_a_heavy_divergence_weight_holds_the_engineer_back(components):
     for weight in (0.0, 100.0):
         network = engineer()
         learner = EngineerLearner(
-            network, engineer(), LearningSettings(learning_rate_engineer=1e-3, epochs=6, kl_engineer=weight)
+            network, engineer(), LearningSettings(learning_rate_engineer=1e-3, epochs=6, kl_engineer=weight), ALONE
         )
         lesson = flown(network, components)
         learner.learn([lesson])
@@ -137,7 +138,7 @@ def test_gradient_is_that_of_the_advantage_weighted_log_density(components):
     network = engineer()
     lesson = flown(network, components)
     settings = LearningSettings(kl_engineer=0.0, gradient_norm=1e9, reference_dof=12.0)
-    learner = EngineerLearner(network, engineer(), settings)
+    learner = EngineerLearner(network, engineer(), settings, ALONE)
     learner.learn([lesson])
     found = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     other, total = engineer(), torch.zeros(())
@@ -153,14 +154,14 @@ def test_gradient_is_that_of_the_advantage_weighted_log_density(components):
 def test_nothing_is_learned_where_there_was_no_noise(components):
     network = engineer()
     lesson = flown(network, components, translation=0.0, rotation=0.0, torsion=0.0, lattice=0.0)
-    signals = EngineerLearner(network, engineer(), LearningSettings()).learn([lesson])
+    signals = EngineerLearner(network, engineer(), LearningSettings(), ALONE).learn([lesson])
     assert signals["engineer_updates"] == 0
     assert state_digest(network) == state_digest(engineer())
 
 
 def written(config: DesignConfig, count: int = 6) -> tuple[ChemistLearner, list[WrittenSet]]:
     loaded = load_chemist(config.policy.weights)
-    learner = ChemistLearner(loaded, LearningSettings(learning_rate_chemist=1e-4))
+    learner = ChemistLearner(loaded, LearningSettings(learning_rate_chemist=1e-4), None, ALONE)
     conditions = loaded.conditions.encode([TARGET] * count)
     found = sample(loaded.network, loaded.vocabulary, conditions, torch.Generator().manual_seed(0))
     lessons = [
@@ -249,7 +250,7 @@ def test_learning_after_a_restart_needs_only_the_shard_and_the_checkpoint(config
     write_shard(tmp_path / "round.h5", Shard(proposals.trace))
     stored = replace(proposals, trace=read_shard(tmp_path / "round.h5").arrays)
     (tmp_path / "checkpoint").mkdir()
-    strategy.save(tmp_path / "checkpoint")
+    strategy.save(tmp_path / "checkpoint")()
     restarted = Promof(config)
     restarted.load(tmp_path / "checkpoint")
     assert states(restarted) == states(strategy)

@@ -41,7 +41,7 @@ def test_sample_proposes_what_the_chain_of_promof_proposes_and_never_learns(conf
     first = strategy.propose(ASKED)
     assert [p.name for p in first.items] == [p.name for p in Proposing(config).propose(ASKED)[0]]
     assert strategy.learn(ASKED, first, [Judged(1.0)] * len(first.items)) == {}
-    strategy.save(tmp_path)
+    strategy.save(tmp_path)()
     again = Sample(config)
     again.load(tmp_path)
     for one, other in zip(strategy.propose(ASKED).items, again.propose(ASKED).items, strict=True):

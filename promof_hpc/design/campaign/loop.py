@@ -11,7 +11,8 @@ been learned from. Where they leave no room, the round waits for one more to be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -19,12 +20,13 @@ from typing import Protocol
 from promof_hpc.config import DesignConfig
 from promof_hpc.design.campaign.evaluated import Evaluated
 from promof_hpc.design.campaign.issuing import cut_groups, issue
+from promof_hpc.design.campaign.keeping import Keeper, Kept
 from promof_hpc.design.campaign.learned import LearnedRound, masked, publish_learned
 from promof_hpc.design.campaign.proposal_shard import proposal_shard, read_asked, read_proposals
 from promof_hpc.design.strategy import Judged, Proposal, Round, Strategy
 from promof_hpc.errors import PromofError
 from promof_hpc.store.candidates import cut_batches
-from promof_hpc.store.checkpoint import newest_checkpoint, save_checkpoint, sweep_checkpoints
+from promof_hpc.store.checkpoint import newest_checkpoint, sweep_checkpoints
 from promof_hpc.store.results import seal
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Evaluation
@@ -78,11 +80,15 @@ class Hands:
         wait: given a round and its batches, returns once all have results; raises what stops the campaign.
         safe_point: told what comes next and for which round; raises what stops the campaign.
         tell: told what a person should know.
+        kept: told of checkpoints.
+        between_deaths_s: mean time between preemptions; None where not known, and then every round is kept.
     """
 
     wait: Callable[[int, Collection[str]], None]
     safe_point: Callable[[Phase, int], None] = lambda phase, number: None
     tell: Callable[[str], None] = lambda text: None
+    kept: Callable[[Kept], None] = lambda kept: None
+    between_deaths_s: float | None = None
 
 
 @dataclass
@@ -111,16 +117,26 @@ class Campaign:
     settled: int = 0
     given_back: int = 0
     evaluated: Evaluated = field(init=False)
+    keeper: Keeper = field(init=False)
     _dry: bool = False
 
     def __post_init__(self) -> None:
         self.evaluated = Evaluated(self.run)
+        self.keeper = Keeper(self.run, self.strategy.save, self.hands.between_deaths_s, self.hands.kept)
         for number in self.run.round_numbers():
             self._take_in(number, read_round(self.run, number))
 
     def pursue(self) -> Ending:
         """Go on until there is nothing more to propose and every round has been learned from."""
         self._restore()
+        try:
+            ending = self._pursue()
+            self.keeper.keep()
+            return ending
+        finally:
+            self.keeper.wait()
+
+    def _pursue(self) -> Ending:
         while True:
             ending = self._why_no_more()
             while ending is None and self._may_propose():
@@ -176,7 +192,7 @@ class Campaign:
 
     def _propose(self) -> None:
         number = self.proposed
-        self.hands.safe_point(Phase.PROPOSE, number)
+        self._safe_point(Phase.PROPOSE, number)
         asked = Round(number, self.config.seed, self.room, self.spent, self.scorer.targets(number))
         proposals = self.strategy.propose(asked)
         issued = issue(proposals.items, self.scorer.identify, self.evaluated, self.room)
@@ -190,10 +206,10 @@ class Campaign:
     def _learn(self) -> None:
         """Judge a round and learn from it; strategy and judge see what is stored, never what was in memory."""
         number = self.learned
-        self.hands.safe_point(Phase.EVALUATE, number)
+        self._safe_point(Phase.EVALUATE, number)
         self._wait(number)
         seal(self.run, number)
-        self.hands.safe_point(Phase.LEARN, number)
+        self._safe_point(Phase.LEARN, number)
         shard = read_round(self.run, number)
         asked = read_asked(shard, self.scorer.targets(number))
         proposals = read_proposals(shard, self.evaluated.structure)
@@ -204,12 +220,26 @@ class Campaign:
         signals = self.strategy.learn(asked, proposals, masked(judged, used)) if proposals.items else {}
         names = tuple(p.name for p in proposals.items)
         publish_learned(self.run, LearnedRound(number, names, tuple(judged), used, signals))
-        save_checkpoint(self.run, number + 1, self.strategy.save)
+        self.keeper.offer(number + 1)
         self.given_back += self.evaluated.uncharged(number)
         self.learned = number + 1
 
+    def _safe_point(self, phase: Phase, number: int) -> None:
+        with self._whole():
+            self.hands.safe_point(phase, number)
+
     def _wait(self, number: int) -> None:
-        self.hands.wait(number, self.evaluated.batches(number))
+        with self._whole():
+            self.hands.wait(number, self.evaluated.batches(number))
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Where the state is whole, it is kept before what stops the campaign goes on its way."""
+        try:
+            yield
+        except BaseException:
+            self.keeper.keep()
+            raise
 
     def _take_in(self, number: int, shard: Shard) -> None:
         """Count a round that has its candidates."""

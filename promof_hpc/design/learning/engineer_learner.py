@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from promof_hpc.assembly.stack import Stack
 from promof_hpc.config import LearningSettings
 from promof_hpc.design.learning.objective import at_reference_dof, clipped_surrogate, masked_mean
 from promof_hpc.design.learning.signals import Signals
+from promof_hpc.design.learning.team import Rows, Team, own_rows
 from promof_hpc.policy import sde
 from promof_hpc.policy.engineer import Engineer, Prepared
 
@@ -30,51 +31,70 @@ class Lesson:
     rollout: sde.Rollout
     advantages: Tensor
 
+    @property
+    def counted(self) -> Tensor:
+        """Which steps and modalities the loss is made of, [B, S, 4]."""
+        return (self.rollout.sigma > 0) & (self.rollout.dof > 0)[:, None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a lesson: what they count in it, [b, S, 4], and what all rows count, [S]."""
+
+    lesson: Lesson
+    counted: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, lesson: Lesson, rows: Rows) -> _Part:
+        index, counted = rows.index, lesson.counted
+        some = Lesson(lesson.fixed.take(index), lesson.rollout.take(index), lesson.advantages[index])
+        return cls(some, counted[index] & rows.counted.to(counted.device)[:, None, None], counted.sum((0, 2)))
+
 
 class EngineerLearner:
     """An engineer, the frozen copy of what it was, and its optimiser."""
 
-    def __init__(self, network: Engineer, reference: Engineer, settings: LearningSettings):
+    def __init__(self, network: Engineer, reference: Engineer, settings: LearningSettings, team: Team):
         self.network, self.reference = network, reference
-        self.optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate_engineer)
-        self._settings = settings
+        self.engine = team.engine("engineer", network, settings.learning_rate_engineer, settings.gradient_norm)
+        self._settings, self._team = settings, team
 
     def learn(self, groups: Sequence[Lesson]) -> dict[str, float]:
         """One optimiser step for each group, `epochs` times over; returns learning signals."""
         signals = Signals("engineer")
         for _ in range(self._settings.epochs):
             for lesson in groups:
-                self._update(lesson, signals)
-        return signals.summary()
+                if lesson.rollout.noisy_steps:
+                    signals.stepped(self.engine.step(self._losses(lesson, signals)))
+        return signals.summary(self._team)
 
-    def _update(self, lesson: Lesson, signals: Signals) -> None:
+    def _losses(self, lesson: Lesson, signals: Signals) -> Iterator[Tensor]:
         """Every assembly, noisy step and modality counts alike; a graph a step, so that memory does not grow."""
         steps = lesson.rollout.noisy_steps
-        if not steps:
-            return
-        self.optimiser.zero_grad(set_to_none=True)
-        inputs = self.network.inputs(lesson.fixed)
-        with torch.no_grad():
-            before = self.reference.prepare(lesson.fixed, inputs=inputs)
-        for step in steps:
-            prepared = self.network.prepare(lesson.fixed, inputs=inputs)
-            loss = self._loss(lesson, step, prepared, before, signals)
-            (loss / len(steps)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._settings.gradient_norm)
-        self.optimiser.step()
-        signals.stepped(norm)
+        for rows in own_rows(len(lesson.rollout), self._team, self._settings.rows_at_once):
+            part = _Part.of(lesson, rows)
+            fixed = part.lesson.fixed
+            inputs = self.network.inputs(fixed)
+            with torch.no_grad():
+                before = self.reference.prepare(fixed, inputs=inputs)
+            for step in steps:
+                prepared = self.network.prepare(fixed, inputs=inputs)
+                yield self._loss(part, step, prepared, before, signals, 1.0 / len(steps))
 
-    def _loss(self, lesson: Lesson, step: int, prepared: Prepared, before: Prepared, signals: Signals) -> Tensor:
-        """Surrogate and divergence of one step."""
-        settings, flight = self._settings, lesson.rollout
-        counted = (flight.sigma[:, step] > 0) & (flight.dof > 0)
-        log_prob, means = sde.replay(self.network, lesson.fixed, flight, step, prepared)
+    def _loss(
+        self, part: _Part, step: int, prepared: Prepared, before: Prepared, signals: Signals, weight: float
+    ) -> Tensor:
+        """Surrogate and divergence of one step, weighted."""
+        settings, flight, fixed = self._settings, part.lesson.rollout, part.lesson.fixed
+        counted, total = part.counted[:, step], part.total[step]
+        log_prob, means = sde.replay(self.network, fixed, flight, step, prepared)
         with torch.no_grad():
-            _, reference = sde.replay(self.reference, lesson.fixed, flight, step, before)
+            _, reference = sde.replay(self.reference, fixed, flight, step, before)
         log_ratio = at_reference_dof(log_prob - flight.log_prob[:, step], flight.dof, settings.reference_dof)
-        surrogate = clipped_surrogate(log_ratio, lesson.advantages[:, None], settings.clip, counted)
+        surrogate = clipped_surrogate(log_ratio, part.lesson.advantages[:, None], settings.clip, counted, total)
         divergence = sde.step_kl(means, reference, flight, step)
-        kl = masked_mean(at_reference_dof(divergence, flight.dof, settings.reference_dof), counted)
+        kl = masked_mean(at_reference_dof(divergence, flight.dof, settings.reference_dof), counted, total)
         loss = surrogate.loss + settings.kl_engineer * kl
-        signals.add(surrogate, loss=loss, kl=kl)
-        return loss
+        signals.add(surrogate, weight, loss=loss, kl=kl)
+        return loss * weight

@@ -18,7 +18,7 @@ class Surrogate:
     """A clipped surrogate and what it says about the update.
 
     Attributes:
-        loss: mean over what the mask keeps.
+        loss: mean over what the mask keeps; where that is part of a batch, its share of the batch's mean.
         clip_share: share of it where clipping took the gradient away.
         ratio_deviation: largest |ratio - 1|; 0 up to rounding when data and policy agree.
     """
@@ -28,7 +28,9 @@ class Surrogate:
     ratio_deviation: float
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float, mask: Tensor) -> Surrogate:
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: float, mask: Tensor, count: Tensor | None = None
+) -> Surrogate:
     """-min(r A, clip(r, 1 - clip, 1 + clip) A) with r = exp(log_ratio).
 
     Args:
@@ -36,12 +38,13 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float, mask: T
         advantage: broadcastable to it.
         clip: half width.
         mask: True for what counts, of the shape of `log_ratio`.
+        count: see `masked_mean`.
     """
     ratio = torch.exp(torch.where(mask, log_ratio, torch.zeros_like(log_ratio)))
     free, held = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    loss = masked_mean(-torch.minimum(free, held), mask)
+    loss = masked_mean(-torch.minimum(free, held), mask, count)
     with torch.no_grad():
-        clipped = masked_mean((held < free).to(ratio.dtype), mask)
+        clipped = masked_mean((held < free).to(ratio.dtype), mask, count)
         deviation = (ratio - 1).abs().max() if ratio.numel() else ratio.new_zeros(())  # masked ratios are 1
     return Surrogate(loss, float(clipped), float(deviation))
 
@@ -74,10 +77,15 @@ def token_entropy(log_p: Tensor) -> Tensor:
     return -(_probabilities(log_p, allowed) * torch.where(allowed, log_p, 0.0)).sum(-1)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over what the mask keeps, of the same shape; 0 where it keeps nothing."""
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean over what the mask keeps, of the same shape; 0 where it keeps nothing.
+
+    Args:
+        count: what the whole batch keeps, where `values` are a part of it: the parts' results then add up to the
+            batch's mean.
+    """
     kept = torch.where(mask, values, torch.zeros_like(values))
-    return kept.sum() / mask.sum().clamp_min(1)
+    return kept.sum() / (mask.sum() if count is None else count).clamp_min(1)
 
 
 def _probabilities(log_p: Tensor, allowed: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from promof_hpc.assembly.net_start import NetStart
 from promof_hpc.assembly.stack import Stack, stack
 from promof_hpc.chem.sequence import parse_sequence
 from promof_hpc.config import DesignConfig, SdeSettings
+from promof_hpc.design.learning.team import ALONE, Team, in_turn
 from promof_hpc.design.libraries import Libraries
 from promof_hpc.design.proposing.by_net import finish_settings, proposal_of
 from promof_hpc.design.proposing.sharing import shared
@@ -50,17 +51,20 @@ class Proposing:
         grammar: what the chemist may write; None where every SMILES may be tried.
     """
 
-    def __init__(self, config: DesignConfig, *, noise: SdeSettings | None = None):
+    def __init__(self, config: DesignConfig, *, noise: SdeSettings | None = None, team: Team = ALONE):
         """Load the policies and libraries that the configuration names.
 
         Args:
             noise: in place of the configuration's, for instance without any.
+            team: processes that take turns with the groups of a round.
 
         Raises:
             UsageError: weights or libraries are missing.
         """
-        self._config, self._noise = config, config.sde if noise is None else noise
+        self._config, self._noise, self._team = config, config.sde if noise is None else noise, team
         self.policies: Policies = load_policies(config.policy.weights)
+        self.policies.chemist.network.to(team.device)
+        self.policies.engineer.network.to(team.device)
         self.engineer_before = copy.deepcopy(self.policies.engineer.network).requires_grad_(False).eval()
         self.libraries = Libraries.read(config.policy.data)
         self._realiser = self.libraries.realiser(config.assembly.atom_cap)
@@ -87,19 +91,18 @@ class Proposing:
 
         Assemblies that ended as the same crystal share one structure.
         """
-        drafts = self.drafts(asked)
-        proposals, flights = [], []
-        for draft in drafts:
-            made, flight = self.assemble(asked, draft)
-            proposals += made
-            flights += [flight] if flight is not None else []
-        return shared(proposals), Trace(tuple(drafts), tuple(flights))
+        drafts = self._team.gather(self.drafts(asked))[0]  # rounding may differ between devices: one draft counts
+        own = [(draft.group, *self.assemble(asked, draft)) for draft in in_turn(drafts, self._team)]
+        made = sorted((group for part in self._team.gather(own) for group in part), key=lambda g: g[0])
+        proposals = [p for _, members, _ in made for p in members]
+        flights = tuple(flight for _, _, flight in made if flight is not None)
+        return shared(proposals), Trace(tuple(drafts), flights)
 
     @torch.no_grad()
     def drafts(self, asked: Round) -> list[Draft]:
         """m component sets for every target, groups numbered through."""
         chemist, each = self.policies.chemist, self._config.rounds.sets
-        conditions = chemist.conditions.encode([t for t in asked.targets for _ in range(each)])
+        conditions = chemist.conditions.encode([t for t in asked.targets for _ in range(each)]).to(self._team.device)
         generator = torch_generator(asked, "chemist")
         written = sample(chemist.network, chemist.vocabulary, conditions, generator, grammar=self.grammar)
         tokens, log_probs = written.tokens.cpu().numpy(), written.log_probs.cpu().numpy()
@@ -131,7 +134,7 @@ class Proposing:
         count, settings = self._config.rounds.assemblies, self._config.assembly
         draws = asked.generator("nets", draft.group)
         nets = chosen_nets(components, self.libraries.nets, count, settings, self.engineer_before, draws)
-        fixed = stack([components] * count)
+        fixed = stack([components] * count).to(self._team.device)
         generator = torch_generator(asked, "flight", draft.group)
         begin = launch(fixed, nets, settings.start_time if settings.flow else 1.0, generator)
         flight, final = None, begin.x0
@@ -139,7 +142,7 @@ class Proposing:
             engineer = self.policies.engineer.network
             first = self._first_noisy(asked.number)
             rollout = sde.rollout(engineer, fixed, begin.x0, begin.times, self._noise, generator, first=first)
-            flight, final = Flight(draft.group, components_digest(fixed), rollout), rollout.final
+            flight, final = Flight(draft.group, components_digest(fixed), rollout.to("cpu")), rollout.final
         seed = int(asked.generator("snap", draft.group).integers(2**31))
         logits = self._contact_logits(fixed, final)
         ends = finish(fixed, final.poses(), self._finishing, starts=begin.nets, logits=logits, seed=seed)
@@ -171,7 +174,7 @@ class Proposing:
         Raises:
             PromofError: it is not what it was, so nothing can be learned from the stored actions.
         """
-        fixed = stack([self.realise(asked, draft)] * len(flight.rollout.final))
+        fixed = stack([self.realise(asked, draft)] * len(flight.rollout.final)).to(self._team.device)
         if components_digest(fixed) != flight.digest:
             raise PromofError(
                 f"The components of round {asked.number}, set {draft.group} are not those that were proposed: another "

@@ -20,6 +20,8 @@ from promof_hpc.config import DesignConfig
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused, UsageError
 from promof_hpc.screen.library import Entry, scan
+from promof_hpc.store.checkpoint import Write
+from promof_hpc.store.shard import replace_text
 
 STATE = "names.json"
 
@@ -44,9 +46,10 @@ class External:
         seen = (asked.number + 1) * self._per_target * len(asked.targets)
         return {"entries_left": float(max(0, len(self._entries) - seen))}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Write:
         """The names, so that a library that has changed is noticed."""
-        (folder / STATE).write_text(json.dumps([e.name for e in self._entries]), encoding="utf-8")
+        text = json.dumps([e.name for e in self._entries])
+        return lambda: replace_text(folder / STATE, text)
 
     def load(self, folder: Path) -> None:
         """Check that the library is the one that the run began with.

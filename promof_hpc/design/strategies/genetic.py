@@ -30,6 +30,7 @@ from promof_hpc.design.strategies.exchange import Exchange, bites_fit
 from promof_hpc.design.strategies.genome import Genome, genome_columns, genomes_of
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
+from promof_hpc.store.checkpoint import Write
 from promof_hpc.store.shard import Shard, read_shard, write_shard
 
 POPULATION = 32
@@ -85,11 +86,12 @@ class Genetic:
             "niches": float(len({i.genome.niche for i in self.population})),
         }
 
-    def save(self, folder: Path) -> None:
-        """Write the population."""
+    def save(self, folder: Path) -> Write:
+        """The population."""
         columns = genome_columns([i.genome for i in self.population])
         fitness = np.array([i.fitness for i in self.population], np.float64)
-        write_shard(folder / STATE, Shard({**columns, "fitness": fitness}))
+        shard = Shard({**columns, "fitness": fitness})
+        return lambda: write_shard(folder / STATE, shard)
 
     def load(self, folder: Path) -> None:
         """Take up a population."""

@@ -26,12 +26,14 @@ from promof_hpc.design.learning.chemist_learner import ChemistLearner
 from promof_hpc.design.learning.chemist_learner import Lesson as WrittenSet
 from promof_hpc.design.learning.engineer_learner import EngineerLearner
 from promof_hpc.design.learning.engineer_learner import Lesson as FlownGroup
+from promof_hpc.design.learning.team import ALONE, Team
 from promof_hpc.design.proposing.chain import Proposing
 from promof_hpc.design.proposing.trace import Trace
 from promof_hpc.design.strategy import Judged, Proposals, Round
-from promof_hpc.policy.weights import load_chemist, load_engineer, save_chemist, save_engineer
+from promof_hpc.policy.weights import copy_chemist, copy_engineer, load_chemist, load_engineer
+from promof_hpc.store.checkpoint import Write
+from promof_hpc.store.shard import replace_text
 
-OPTIMISERS = "optimisers.pt"
 MEMORY = "memory.json"
 
 
@@ -48,12 +50,13 @@ class Remembered:
 class Promof:
     """Hierarchical GRPO over a chemist and an engineer."""
 
-    def __init__(self, config: DesignConfig):
-        self._config, self._settings = config, config.learning
-        self.proposing = Proposing(config)
-        policies = self.proposing.policies
-        self.chemist = ChemistLearner(policies.chemist, config.learning, self.proposing.grammar)
-        self.engineer = EngineerLearner(policies.engineer.network, self.proposing.engineer_before, config.learning)
+    def __init__(self, config: DesignConfig, team: Team = ALONE):
+        """Learn with the other processes of a team, each of which has made this object."""
+        self._config, self._settings, self._team = config, config.learning, team
+        self.proposing = Proposing(config, team=team)
+        policies, before = self.proposing.policies, self.proposing.engineer_before
+        self.chemist = ChemistLearner(policies.chemist, config.learning, self.proposing.grammar, team)
+        self.engineer = EngineerLearner(policies.engineer.network, before, config.learning, team)
         self.memory: tuple[Remembered, ...] = ()
 
     def propose(self, asked: Round) -> Proposals:
@@ -79,22 +82,33 @@ class Promof:
         self._remember(asked, trace, members, k)
         return signals
 
-    def save(self, folder: Path) -> None:
-        """Weights, optimisers and memory."""
+    def save(self, folder: Path) -> Write:
+        """Optimisers, and from the first process of a team weights and memory, which all have alike."""
+        optimisers = [self.chemist.engine.save(folder), self.engineer.engine.save(folder)]
+        if self._team.rank > 0:
+            return lambda: [write() for write in optimisers]
         chemist, engineer = self.proposing.policies.chemist, self.proposing.policies.engineer
-        save_chemist(folder, chemist.network, chemist.vocabulary, chemist.conditions)
-        save_engineer(folder, engineer.network)
-        states = {"chemist": self.chemist.optimiser.state_dict(), "engineer": self.engineer.optimiser.state_dict()}
-        torch.save(states, folder / OPTIMISERS)
-        (folder / MEMORY).write_text(json.dumps([asdict(m) for m in self.memory]), encoding="utf-8")
+        policies = [
+            copy_chemist(chemist.network, chemist.vocabulary, chemist.conditions),
+            copy_engineer(engineer.network),
+        ]
+        memory = json.dumps([asdict(m) for m in self.memory])
+
+        def write_all() -> None:
+            for copied in policies:
+                copied.save(folder)
+            for write in optimisers:
+                write()
+            replace_text(folder / MEMORY, memory)
+
+        return write_all
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; the references stay what the campaign began with."""
         self.chemist.network.load_state_dict(load_chemist(folder).network.state_dict())
         self.engineer.network.load_state_dict(load_engineer(folder).network.state_dict())
-        states = torch.load(folder / OPTIMISERS, weights_only=True)
-        self.chemist.optimiser.load_state_dict(states["chemist"])
-        self.engineer.optimiser.load_state_dict(states["engineer"])
+        self.chemist.engine.load(folder)
+        self.engineer.engine.load(folder)
         stored = json.loads((folder / MEMORY).read_text(encoding="utf-8"))
         self.memory = tuple(
             Remembered(tuple(m["tokens"]), tuple(m["log_probs"]), m["target"], m["earned"]) for m in stored
@@ -145,7 +159,9 @@ class Promof:
             values = low.values[flight.group]
             if values is not None:
                 fixed = self.proposing.rebuilt(asked, trace.drafts[flight.group], flight)
-                lessons.append(FlownGroup(fixed, flight.rollout, torch.from_numpy(values).to(fixed.local)))
+                device = self._team.device
+                advantages = torch.from_numpy(values).to(fixed.local)
+                lessons.append(FlownGroup(fixed, flight.rollout.to(device), advantages))
         return lessons
 
     def _remember(self, asked: Round, trace: Trace, members: Sequence[Sequence[Judged]], k: int) -> None:

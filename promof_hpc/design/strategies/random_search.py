@@ -26,6 +26,7 @@ from promof_hpc.design.proposing.sharing import shared
 from promof_hpc.design.strategies.exchange import Exchange, bites_fit
 from promof_hpc.design.strategy import Judged, Proposal, Proposals, Round
 from promof_hpc.errors import Refused
+from promof_hpc.store.checkpoint import Write
 
 MOST_DRAWS = 50  # component sets tried for one group; beyond, the libraries hold nothing below the atom cap
 
@@ -47,8 +48,9 @@ class RandomSearch:
         """Nothing is learned."""
         return {}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Write:
         """There is no state."""
+        return lambda: None
 
     def load(self, folder: Path) -> None:
         """There is no state."""

@@ -1,0 +1,71 @@
+"""How a policy takes an optimiser step, and what of the optimiser must be kept to go on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from promof_hpc.store.checkpoint import Write
+
+
+class Engine(Protocol):
+    """The optimiser of one network."""
+
+    def step(self, losses: Iterable[Tensor]) -> float:
+        """Take one step against the sum of the losses, of this process and of all others; each graph is freed at once.
+
+        Returns:
+            norm of the gradient before it was clipped.
+        """
+        ...
+
+    def save(self, folder: Path) -> Write:
+        """Copy the optimiser's state to host memory; returns what writes the copy into `folder`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what was saved; the network has its weights already."""
+        ...
+
+
+class AdamEngine:
+    """Adam in one process."""
+
+    def __init__(self, name: str, network: nn.Module, learning_rate: float, gradient_norm: float):
+        """Move `network`; files are named after `name`."""
+        self._name, self._network, self._gradient_norm = name, network, gradient_norm
+        self._optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+
+    def step(self, losses: Iterable[Tensor]) -> float:
+        """See `Engine`."""
+        self._optimiser.zero_grad(set_to_none=True)
+        for loss in losses:
+            loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._gradient_norm)
+        self._optimiser.step()
+        return float(norm)
+
+    def save(self, folder: Path) -> Write:
+        """See `Engine`."""
+        state = on_host(self._optimiser.state_dict())
+        return lambda: torch.save(state, folder / f"{self._name}-adam.pt")
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`."""
+        self._optimiser.load_state_dict(torch.load(folder / f"{self._name}-adam.pt", weights_only=True))
+
+
+def on_host(state: Any) -> Any:
+    """A copy of nested dictionaries and lists in which every tensor is in host memory, apart from the original."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: on_host(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(on_host(value) for value in state)
+    return copy.deepcopy(state)
