@@ -22,6 +22,8 @@ reference_app = typer.Typer(
     help="The reference set: real MOFs relaxed with the campaign's potential.", no_args_is_help=True
 )
 app.add_typer(reference_app, name="reference")
+submit_app = typer.Typer(help="Hand a run's jobs to Slurm, after printing what they ask for.", no_args_is_help=True)
+app.add_typer(submit_app, name="submit")
 
 RunArgument = Annotated[Path, typer.Argument(help="A run directory, for instance runs/demo.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -97,6 +99,31 @@ def design(
         raise UsageError("Two configurations were given, as argument and with --config; give one.")
     settings = design_config(file or config, [*([f"farm.ranks={ranks}"] if ranks else []), *set_])
     raise typer.Exit(check_design(settings) if dry_run else design_campaign(settings, run, json_))
+
+
+SiteOption = Annotated[str, typer.Option("--site", help="Site profile: a name or a YAML file.", show_default=False)]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the batch scripts, submit nothing.")]
+
+
+@submit_app.command("design")
+def submit_design(
+    site: SiteOption,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="CONFIG", help="YAML file; `promof init --design` writes one.", show_default=False),
+    ] = None,
+    run: Annotated[Path, typer.Option("--run", help="Run directory, on a disk that all nodes see.")] = Path(
+        "runs/design"
+    ),
+    set_: SetOption = [],  # noqa: B006
+    dry_run: DryRunOption = False,
+) -> None:
+    """Design on a cluster: a training job, and MPI ranks that evaluate what it proposes."""
+    _one_thread()
+    from hpc.cluster.journeys import submit_design as submit
+    from hpc.design import design_config
+
+    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from promof_hpc.design.campaign.keeping import Kept
 from promof_hpc.design.campaign.loop import Campaign, Ending, Hands, Phase
 from promof_hpc.design.inputs import inputs_of
 from promof_hpc.design.judging.scoring import Scoring, known_sets, reference_of
+from promof_hpc.design.learning.team import ALONE, Team
 from promof_hpc.design.registry import build
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.report.status import snapshot
@@ -57,13 +58,16 @@ class Parts:
     scoring: Scoring
 
     @classmethod
-    def load(cls, config: DesignConfig, potential: Potential) -> Parts:
+    def load(cls, config: DesignConfig, potential: Potential, team: Team = ALONE) -> Parts:
         """Build the strategy in its first state and what judges it.
+
+        Args:
+            team: processes that learn together.
 
         Raises:
             UsageError: weights, libraries or the reference set are missing, or the strategy cannot be built.
         """
-        strategy = build(config)
+        strategy = build(config, team)
         return cls(strategy, Scoring(config, potential, reference_of(config, potential), known_sets(config)))
 
 
@@ -178,8 +182,7 @@ def complete_design(
 
 def _go_on(run: RunDir, config: DesignConfig, ranks: int, parts: Parts | None, progress: Progress) -> Ending:
     """Do what is missing of a campaign with a farm, which has left when this returns."""
-    go_on(run)
-    _same_inputs(run, config)
+    prepare_to_go_on(run, config)
     with Farm(run, ranks, FOR_EVER_S) as farm:
         try:
             farm.keep()  # the ranks load their potential while this process loads the policies
@@ -188,7 +191,7 @@ def _go_on(run: RunDir, config: DesignConfig, ranks: int, parts: Parts | None, p
         except Stopped:
             farm.leave(progress.evaluating)
             raise
-        end(run, Ended(ending.name, _why(run, ending)))
+        close(run, ending)
         farm.leave(progress.evaluating, FAREWELL_S)
         return ending
 
@@ -217,6 +220,21 @@ def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progres
     hands = Hands(wait, safe_point, progress.note, kept)
     settled = rounds_before_the_raise(run)
     return Campaign(run, config, parts.strategy, parts.scoring, hands, settled=settled).pursue()
+
+
+def prepare_to_go_on(run: RunDir, config: DesignConfig) -> None:
+    """Take back that a campaign has ended, unless its inputs have changed.
+
+    Raises:
+        PromofError: weights or libraries are others than when it was begun.
+    """
+    _same_inputs(run, config)
+    go_on(run)
+
+
+def close(run: RunDir, ending: Ending) -> None:
+    """Note that a campaign has ended, and why."""
+    end(run, Ended(ending.name, _why(run, ending)))
 
 
 def _why(run: RunDir, ending: Ending) -> str:

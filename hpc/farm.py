@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,17 +20,17 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpc.exit_codes import CANNOT_GO_ON
+from hpc.preemption import Asked, Requests
 from hpc.worker import Dropped, Worker
 from promof_hpc.config import FarmSettings
 from promof_hpc.errors import PromofError
 from promof_hpc.store.budget import BatchPlan, batches_of
 from promof_hpc.store.claims import Owner, claim, release, renew, suspect, suspects
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import RunDir, has_ended, read_round, stop_requested
+from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested, read_round, stop_requested
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -62,9 +61,11 @@ class Dealer:
     """Deals batches largest first; runs in a thread of rank 0 and is the only one to look for work.
 
     Attributes:
+        requests: what signals asked of this rank.
         resident_s: seconds without work after which the ranks leave; 0: as soon as nothing is left to do.
         rounds: what is not committed yet of each round that has been seen.
         unfinished: at the last look a batch was not committed (another job may hold it).
+        complete: no other round will come.
         looked: time of the last look.
     """
 
@@ -73,6 +74,7 @@ class Dealer:
     owner: Owner
     comm: MPI.Comm
     answers: MPI.Comm
+    requests: Requests
     resident_s: float = 0.0
     in_hand: dict[str, int] = field(default_factory=dict)
     heard: dict[int, float] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Dealer:
     rounds: dict[int, list[BatchPlan]] = field(default_factory=dict)
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=TRIPWIRE_WINDOW))
     unfinished: bool = False
+    complete: bool = False
     draining: str = ""
     looked: float = -math.inf
     idle_since: float = field(default_factory=time.monotonic)
@@ -133,13 +136,15 @@ class Dealer:
                 return plan.name
         if self.in_hand or self.unfinished:
             return WAIT  # a suspect may come back, another job may die: stay until all is committed
-        if time.monotonic() - self.idle_since >= self.resident_s:
+        if self.complete or time.monotonic() - self.idle_since >= self.resident_s:
+            self._drain("everything is done" if self.complete else f"nothing to do for {self.resident_s:.0f} s")
             return LEAVE
         return WAIT
 
     def _look_around(self) -> None:
         """New rounds, requests to stop, hung ranks, the tripwire; renew what is in hand."""
         renew(self.run, list(self.in_hand))
+        self.complete = is_ingested(self.run)  # before the look: what comes later has been seen then
         for number in self.run.round_numbers(beside=self.rounds):
             self.rounds[number] = batches_of(read_round(self.run, number), number)
         open_batches = []
@@ -165,7 +170,7 @@ class Dealer:
             log.info("stopping: %s", why)
 
     def _why_drain(self) -> str:
-        if stop_signal.is_set():
+        if self.requests.asked is not Asked.NOTHING:
             return "signal received"
         if stop_requested(self.run):
             return "STOP file in the run directory"
@@ -176,17 +181,10 @@ class Dealer:
         return ""
 
 
-stop_signal = threading.Event()
-
-
 def launcher_gone() -> bool:
     """Whether the local command that started this farm has died (a farm under Slurm has none)."""
     launcher = os.environ.get("PROMOF_LAUNCHER")
     return launcher is not None and not Path(f"/proc/{launcher}").exists()
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    stop_signal.set()
 
 
 def _ask(comm: MPI.Comm, tag: Tag, message: Any) -> None:
@@ -203,8 +201,8 @@ def _answer(answers: MPI.Comm) -> tuple[str | None, bool]:
 class Heart:
     """Tells the dealer that its rank lives, and ends the batch in hand once a drain has taken too long."""
 
-    def __init__(self, comm: MPI.Comm, run: RunDir, drain_s: float):
-        self._comm, self._run, self._drain_s = comm, run, drain_s
+    def __init__(self, comm: MPI.Comm, run: RunDir, requests: Requests, drain_s: float):
+        self._comm, self._run, self._requests, self._drain_s = comm, run, requests, drain_s
         self._beat = self._looked = 0.0
         self._drop_at: float | None = None
 
@@ -218,16 +216,19 @@ class Heart:
             self._looked = now
             if launcher_gone():
                 self._drop_at = now
-            elif stop_signal.is_set() or stop_requested(self._run):
+            elif self._requests.asked is not Asked.NOTHING or stop_requested(self._run):
                 self._drop_at = now + self._drain_s
         if self._drop_at is not None and now >= self._drop_at:
             raise Dropped
 
 
-def main(run_path: str, resident_s: float = 0.0) -> int:
-    """One rank of the farm; returns its exit code (0: all ranks left together)."""
+def serve(run: RunDir, requests: Requests, resident_s: float = 0.0) -> tuple[int, Asked]:
+    """Be one rank of the farm until all leave together.
+
+    Returns:
+        exit code, and what was asked of any of the ranks.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run = RunDir.open(Path(run_path))
     try:
         import mpi4py
 
@@ -248,8 +249,6 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE and comm.size > 1:
         log.error("this MPI has no MPI_THREAD_MULTIPLE, which the dealer needs; use another MPI or one rank")
         comm.Abort(1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, _on_signal)
     try:
         worker = Worker.load(run, comm.rank, local_rank)
     except PromofError as error:
@@ -260,22 +259,21 @@ def main(run_path: str, resident_s: float = 0.0) -> int:
     owner = Owner.here()
     job = comm.bcast(owner.job)
     if comm.rank == 0:
-        dealer = Dealer(run, settings, owner, comm, answers, resident_s)
+        dealer = Dealer(run, settings, owner, comm, answers, requests, resident_s)
         dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
         dealer_thread.start()
     events = EventLog(run, f"{job}-rank{comm.rank:04d}")
-    _work(comm, answers, worker, events, Heart(comm, run, settings.drain_s))
+    _work(comm, answers, worker, events, Heart(comm, run, requests, settings.drain_s))
     if dealer_thread is not None:
         dealer_thread.join()
-    comm.Barrier()
-    return 0
+    return 0, Asked(max(comm.allgather(int(requests.asked))))
 
 
-def _cannot_start(run: RunDir, why: str) -> int:
+def _cannot_start(run: RunDir, why: str) -> tuple[int, Asked]:
     """Tell the launcher why no rank can work, by the run's events and the exit code."""
     log.error("%s", why)
     EventLog(run, f"{Owner.here().job}-start").write("failed", why=why)
-    return CANNOT_GO_ON
+    return CANNOT_GO_ON, Asked.NOTHING
 
 
 def _serve(dealer: Dealer) -> None:
@@ -317,10 +315,10 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, h
         _ask(comm, Tag.DONE, (batch, worker.tripwire(rows)))
 
 
-def run_rank(run_path: str, resident_s: float) -> int:
-    """`main`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
+def run_rank(run: RunDir, requests: Requests, resident_s: float) -> tuple[int, Asked]:
+    """`serve`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
     try:
-        return main(run_path, resident_s)
+        return serve(run, requests, resident_s)
     except Exception:
         log.exception("this rank failed")
         from mpi4py import MPI
@@ -330,4 +328,5 @@ def run_rank(run_path: str, resident_s: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_rank(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+    code, _ = run_rank(RunDir.open(Path(sys.argv[1])), Requests(), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+    sys.exit(code)

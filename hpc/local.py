@@ -8,23 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpc.exit_codes import CANNOT_GO_ON, DONE, INCOMPLETE, STOPPED
+from hpc.lease import holding_lease
 from promof_hpc.errors import PromofError
 from promof_hpc.store.budget import fold
-from promof_hpc.store.claims import Owner, release_lease, renew_lease, take_lease
 from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop, stop_requested
 
 MAX_DEATHS_WITHOUT_PROGRESS = 10
 NO_ROOM_BYTES = 100_000
 POLL_S = 0.1
-RENEW_S = 30.0
 
 
 class Stopped(Exception):
@@ -142,33 +140,20 @@ def leading(run: RunDir, claim_expiry_s: float = 300.0) -> Iterator[None]:
     Raises:
         PromofError: another live process leads this run.
     """
-    owner = Owner.here()
-    take_lease(run, owner, claim_expiry_s)
-    clear_stop(run)
 
     def ask_to_stop(number: int, frame: object) -> None:
         if stop_requested(run):
             raise KeyboardInterrupt
         request_stop(run, f"signal {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    ended = threading.Event()
-    heart = threading.Thread(target=_renew_until, args=(run, ended), name="lease", daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        heart.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        release_lease(run, owner)
-
-
-def _renew_until(run: RunDir, ended: threading.Event) -> None:
-    """Renew the lease, also while the leading thread computes for minutes."""
-    while not ended.wait(RENEW_S):
-        renew_lease(run)
+    with holding_lease(run, claim_expiry_s):
+        clear_stop(run)
+        before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _why_failed(run: RunDir) -> str:

@@ -66,8 +66,9 @@ def open_same(path: Path, config: RunConfig, kind: str) -> RunDir | None:
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
-    """What of a configuration a run keeps from its beginning; the budget has rules of its own."""
-    return config.model_dump(exclude={"budget": True, "farm": {"ranks"}})
+    """What of a configuration a run keeps from its beginning; the budget has rules of its own, and how many
+    processes work on it may change."""
+    return config.model_dump(exclude={"budget": True, "farm": {"ranks"}, "training": True})
 
 
 def create_run(path: Path, config: RunConfig, potential: Potential, record: Mapping[str, Any]) -> RunDir:

@@ -12,6 +12,7 @@ from promof_hpc.config.design import (
     RoundSettings,
     SdeSettings,
     TaskSettings,
+    TrainingSettings,
 )
 from promof_hpc.config.evaluation import (
     STAGES,
@@ -43,6 +44,7 @@ __all__ = [
     "Stage",
     "TaskSettings",
     "Threshold",
+    "TrainingSettings",
     "commented",
     "dump_config",
     "load_config",

@@ -153,6 +153,21 @@ class LearningSettings(Section):
     """A policy that does not learn."""
 
 
+class TrainingSettings(Section):
+    """The processes that propose and learn, where there are several."""
+
+    tasks: int = Field(1, ge=1)
+    """Processes; one a GPU. More than one need Slurm and DeepSpeed."""
+    engine: Literal["auto", "torch", "deepspeed"] = "auto"
+    """auto: torch for one process, DeepSpeed for more."""
+    device: str = "cpu"
+    """cpu or cuda: where the policies are."""
+    zero_stage: int = Field(1, ge=0, le=3)
+    """What DeepSpeed spreads over processes: 0 nothing, 1 Adam, 2 gradients, 3 weights (experimental)."""
+    meeting_min: float = Field(30.0, gt=0)
+    """A process that waits longer than this for another gives up."""
+
+
 class PolicySettings(Section):
     """Where the policies and the libraries they need come from."""
 
@@ -182,6 +197,7 @@ class DesignConfig(RunConfig):
     sde: SdeSettings = SdeSettings()
     learning: LearningSettings = LearningSettings()
     policy: PolicySettings = PolicySettings()
+    training: TrainingSettings = TrainingSettings()
     second_opinion: Annotated[str | None, Optional_] = None
     """A second potential that is asked about successes at the end, for instance chgnet-0.3.0; not charged."""
 

@@ -47,9 +47,10 @@ def build(config: DesignConfig, team: Team = ALONE) -> Strategy:
         raise UsageError(
             f"Cannot load the strategy '{name}' ({error}); is its module in PYTHONPATH? Known: {known}."
         ) from error
-    if team is not ALONE and "team" not in inspect.signature(make).parameters:
-        raise UsageError(f"The strategy '{name}' does not learn in a team of processes; give its training one task.")
-    strategy = make(config) if team is ALONE else make(config, team=team)
+    takes_team = "team" in inspect.signature(make).parameters
+    if team.size > 1 and not takes_team:
+        raise UsageError(f"The strategy '{name}' does not learn in a team of processes; set training.tasks to 1.")
+    strategy = make(config, team=team) if takes_team else make(config)
     missing = [m for m in ("propose", "learn", "save", "load") if not callable(getattr(strategy, m, None))]
     if missing:
         raise UsageError(f"The strategy '{name}' has no method {', '.join(missing)}; design/strategy.py says what for.")

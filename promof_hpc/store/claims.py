@@ -47,6 +47,10 @@ class Owner:
         """True only if the process is known to be dead: it lived on this machine and is no more."""
         return self.host == socket.gethostname() and _start_ticks(self.pid) != self.started
 
+    def restarted_as(self, other: Owner) -> bool:
+        """Whether `other` is the same job after a requeue, which begins only when all of its processes are dead."""
+        return self.job == other.job and self != other
+
 
 def claim(run: RunDir, batch: str, owner: Owner, expiry_s: float, clock: Clock = time.time) -> bool:
     """Take `batch` for `owner`. A void claim of somebody else is taken over and its batch becomes a suspect."""
@@ -56,7 +60,7 @@ def claim(run: RunDir, batch: str, owner: Owner, expiry_s: float, clock: Clock =
     holder = read_owner(path)
     if holder == owner:
         return True
-    if holder is not None and not is_void(path, holder, expiry_s, clock):
+    if holder is not None and not _yields(path, holder, owner, expiry_s, clock):
         return False
     suspect(run, batch, f"left by {holder.job} on {holder.host}" if holder else "left behind")
     return _evict(path, holder) and publish_text(path, json.dumps(asdict(owner)))
@@ -94,8 +98,17 @@ def suspects(run: RunDir) -> set[str]:
     return set(list_names(run.suspects))
 
 
-def take_lease(run: RunDir, owner: Owner, expiry_s: float, clock: Clock = time.time) -> None:
+def take_lease(
+    run: RunDir,
+    owner: Owner,
+    expiry_s: float,
+    clock: Clock = time.time,
+    has_ended: Callable[[str], bool] = lambda job: False,
+) -> None:
     """Become the one leader of a run.
+
+    Args:
+        has_ended: whether the scheduler knows for certain that a job is over.
 
     Raises:
         PromofError: another live process leads it.
@@ -103,7 +116,7 @@ def take_lease(run: RunDir, owner: Owner, expiry_s: float, clock: Clock = time.t
     if publish_text(run.lease, json.dumps(asdict(owner))):
         return
     holder = read_owner(run.lease)
-    if holder is not None and holder != owner and not is_void(run.lease, holder, expiry_s, clock):
+    if not (holder is None or _yields(run.lease, holder, owner, expiry_s, clock) or has_ended(holder.job)):
         raise PromofError(
             f"{run.path} is being led by job {holder.job} (process {holder.pid} on {holder.host}); "
             "watch it with `promof status --watch`, or stop it first."
@@ -148,6 +161,11 @@ def is_void(path: Path, holder: Owner, expiry_s: float, clock: Clock = time.time
         return clock() - path.stat().st_mtime > expiry_s
     except FileNotFoundError:
         return True
+
+
+def _yields(path: Path, holder: Owner, owner: Owner, expiry_s: float, clock: Clock) -> bool:
+    """Whether what `holder` has may be taken by `owner`."""
+    return holder == owner or holder.restarted_as(owner) or is_void(path, holder, expiry_s, clock)
 
 
 def _evict(path: Path, holder: Owner | None) -> bool:

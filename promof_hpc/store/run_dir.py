@@ -124,6 +124,21 @@ class RunDir:
         return self.path / "logs"
 
     @property
+    def site(self) -> Path:
+        """Profile of the site that the run's jobs were submitted to last."""
+        return self.path / "site.yaml"
+
+    @property
+    def code(self) -> Path:
+        """Copies of this package, one a version that jobs were submitted with."""
+        return self.path / "code"
+
+    @property
+    def submissions(self) -> Path:
+        """What was submitted to a scheduler, a file a job."""
+        return self.path / "submissions"
+
+    @property
     def stop(self) -> Path:
         """While this file is there, nobody starts a batch."""
         return self.path / "STOP"

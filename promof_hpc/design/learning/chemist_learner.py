@@ -65,7 +65,7 @@ class _Written:
             allowed=None if self.allowed is None else self.allowed[index],
             then=self.then[index],
             advantage=self.advantage[index],
-            said=self.said[index] & rows.counted.to(self.said.device)[:, None],
+            said=self.said[index] & torch.tensor(rows.counted, device=self.said.device)[:, None],
             total=self.total,
         )
 

@@ -49,7 +49,9 @@ class _Part:
     def of(cls, lesson: Lesson, rows: Rows) -> _Part:
         index, counted = rows.index, lesson.counted
         some = Lesson(lesson.fixed.take(index), lesson.rollout.take(index), lesson.advantages[index])
-        return cls(some, counted[index] & rows.counted.to(counted.device)[:, None, None], counted.sum((0, 2)))
+        return cls(
+            some, counted[index] & torch.tensor(rows.counted, device=counted.device)[:, None, None], counted.sum((0, 2))
+        )
 
 
 class EngineerLearner:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-from promof_hpc.design.learning.engine import AdamEngine, Engine
+    from promof_hpc.design.learning.engine import Engine
 
 T = TypeVar("T")
 
@@ -52,7 +53,14 @@ class Team(Protocol):
 class Alone:
     """One process."""
 
-    rank, size, device = 0, 1, torch.device("cpu")
+    rank, size = 0, 1
+
+    @property
+    def device(self) -> torch.device:
+        """See `Team`."""
+        import torch
+
+        return torch.device("cpu")
 
     def gather(self, part: T) -> list[T]:
         """See `Team`."""
@@ -60,6 +68,8 @@ class Alone:
 
     def engine(self, name: str, network: nn.Module, learning_rate: float, gradient_norm: float) -> Engine:
         """See `Team`."""
+        from promof_hpc.design.learning.engine import AdamEngine
+
         return AdamEngine(name, network, learning_rate, gradient_norm)
 
 
@@ -72,11 +82,11 @@ class Rows:
 
     Attributes:
         index: which rows.
-        counted: False for one that is there only so that every process has as many, bool of the same length.
+        counted: False for one that is there only so that every process has as many.
     """
 
     index: list[int]
-    counted: torch.Tensor
+    counted: list[bool]
 
 
 def own_rows(count: int, team: Team, at_once: int | None = None) -> Iterator[Rows]:
@@ -89,7 +99,7 @@ def own_rows(count: int, team: Team, at_once: int | None = None) -> Iterator[Row
     piece = at_once or max(each, 1)
     for begin in range(first, first + each, piece):
         places = range(begin, min(begin + piece, first + each))
-        yield Rows([k if k < count else 0 for k in places], torch.tensor([k < count for k in places]))
+        yield Rows([k if k < count else 0 for k in places], [k < count for k in places])
 
 
 def in_turn(items: Sequence[T], team: Team) -> list[T]:

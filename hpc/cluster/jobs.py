@@ -1,0 +1,199 @@
+"""What Slurm starts. A job is pickled as its run directory alone: everything else is found there.
+
+By submitit as `Train(run_dir)`, without it as `python -m hpc.cluster.jobs train RUN`. Each task of a job calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc.cluster.scheduler import Scheduler
+from hpc.cluster.site import Site
+from hpc.exit_codes import FAILED
+from hpc.kinds import config_of, design_of, kind_of
+from hpc.preemption import Asked, Requests
+from promof_hpc.config import ScreenConfig, load_config
+from promof_hpc.errors import PromofError
+from promof_hpc.store.budget import fold
+from promof_hpc.store.claims import Owner
+from promof_hpc.store.events import EventLog
+from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested
+from promof_hpc.store.shard import publish_text
+
+log = logging.getLogger("promof.job")
+SPARE_S = 60.0
+RESIDENT_S = 1800.0  # without work, after which the ranks leave: their allocation costs
+REQUEUE_TRIES, REQUEUE_WAIT_S = 3, 5.0
+
+
+@dataclass(frozen=True)
+class Train:
+    """Propose and learn until the campaign ends."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Be one of its processes."""
+        from hpc.training.job import train
+
+        job = Job.begin(self.run_dir, "train")
+        between_min = job.site.mean_time_between_preemptions_min
+        job.leave(train(job.run, design_of(job.run), job.requests, between_min and between_min * 60, job.is_over))
+        if job.rank == 0:
+            _report(job.run)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate what is proposed or read until nothing more will come."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Be one of its MPI ranks.
+
+        Raises:
+            PromofError: no rank can work (the run's events say why), or a screening has not been read yet.
+        """
+        from hpc.farm import run_rank
+
+        job = Job.begin(self.run_dir, "evaluate")
+        if kind_of(job.run) != "design" and not is_ingested(job.run):
+            raise PromofError(
+                f"The library of {job.run.path} has not been read; `promof resume` submits what is missing."
+            )
+        os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
+        code, asked = run_rank(job.run, job.requests, RESIDENT_S)
+        if code:
+            raise PromofError(f"No rank can evaluate; the events of {job.run.path} say why (`promof status`).")
+        job.leave(asked)
+        if job.rank == 0:
+            _finish(job.run)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Read the library of a screening."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Be its one process."""
+        from hpc.lease import holding_lease
+        from hpc.worker import load_run_potential
+        from promof_hpc.screen.ingest import ingest
+
+        job = Job.begin(self.run_dir, "ingest")
+        config = load_config(ScreenConfig, job.run.config)
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
+        with holding_lease(job.run, config.farm.claim_expiry_s, job.is_over):
+            ingest(job.run, config, load_run_potential(job.run, config.evaluation), lambda *_: None, workers=cores)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task of a Slurm job at its work on a run; `number` is the job's id, `rank` the task's."""
+
+    run: RunDir
+    site: Site
+    requests: Requests
+    role: str
+    rank: int
+    number: str
+
+    @classmethod
+    def begin(cls, run_dir: str, role: str) -> Job:
+        """Note the signals from now on, and say that the job has begun."""
+        requests = Requests()
+        logging.basicConfig(format=f"%(asctime)s {role} %(levelname)s %(message)s", level=logging.INFO)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        run = RunDir.open(Path(run_dir))
+        site = load_config(Site, run.site)
+        job = cls(run, site, requests, role, int(os.environ["SLURM_PROCID"]), os.environ["SLURM_JOB_ID"])
+        job.note("job_began", host=os.uname().nodename)
+        return job
+
+    def note(self, event: str, **content: object) -> None:
+        """Write an event, once a job."""
+        if self.rank == 0:
+            events = EventLog(self.run, f"{self.number}-{self.role}")
+            events.write(event, role=self.role, job=self.number, restart=self._restart, **content)
+
+    def is_over(self, job: str) -> bool:
+        """Whether the scheduler knows for certain that another job has ended."""
+        return not job.startswith("local-") and Scheduler().states([job])[job].final
+
+    def leave(self, asked: Asked) -> None:
+        """Go the way that was asked for; returns only where the work went on to its end."""
+        self.note("job_leaves", asked=asked.name)
+        if asked is Asked.NOTHING:
+            return
+        if asked is Asked.REQUEUE and self.rank == 0 and not _is_done(self.run):
+            self._requeue()
+        if asked is Asked.HOLD:
+            # Who ends by himself after TERM counts as completed, and is not requeued after a preemption.
+            time.sleep(self.site.grace_s + self.site.kill_wait_s + SPARE_S)
+        raise SystemExit(0)  # for which submitit writes no result
+
+    def _requeue(self) -> None:
+        """Once for every start of the job, however many signals came."""
+        marker = self.run.submissions / f"{self.number}.requeued-{self._restart}"
+        if not publish_text(marker, Owner.here().host + "\n"):
+            return
+        why = ""
+        for _ in range(REQUEUE_TRIES):
+            why = Scheduler().requeue(self.number)
+            if not why:
+                self.note("requeued")
+                return
+            time.sleep(REQUEUE_WAIT_S)
+        self.note("requeue_failed", why=why)
+
+    @property
+    def _restart(self) -> int:
+        return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
+def _is_done(run: RunDir) -> bool:
+    if kind_of(run) == "design":
+        return has_ended(run)
+    return is_ingested(run) and fold(run, config_of(run).budget).finished
+
+
+def _finish(run: RunDir) -> None:
+    """What is left when the last batch has been committed."""
+    from hpc.second_opinion import ask
+
+    if not _is_done(run):
+        return
+    if kind_of(run) == "design":
+        ask(run, 1, lambda done, total: None)
+    _report(run)
+
+
+def _report(run: RunDir) -> None:
+    from hpc.inspection import write_report
+
+    write_report(run)
+
+
+JOBS: dict[str, Callable[[str], Callable[[], None]]] = {"train": Train, "evaluate": Evaluate, "ingest": Ingest}
+
+
+def main(role: str, run_dir: str) -> None:
+    """A job that was not started by submitit."""
+    try:
+        JOBS[role](run_dir)()
+    except PromofError as error:
+        log.error("%s", error)
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

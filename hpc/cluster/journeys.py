@@ -1,0 +1,56 @@
+"""`promof submit`: begin a run as its local command does, print the plan, and hand the jobs to Slurm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpc.cluster.batch_script import check_run_path
+from hpc.cluster.plan import plan_text
+from hpc.cluster.site import Site, load_site
+from hpc.cluster.submission import submit, wanted_jobs
+from hpc.exit_codes import DONE
+from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig
+from promof_hpc.store.run_dir import RunDir
+
+
+def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: bool) -> int:
+    """Begin a campaign and submit its jobs, or only show what would be submitted; returns the exit code.
+
+    Raises:
+        UsageError, PromofError: see `hpc.design.begin_design` and `hpc.cluster.submission`.
+    """
+    from hpc.design import begin_design, check_design
+
+    site = load_site(site_name)
+    if dry_run:
+        check_design(config)
+        return _show(config, path, site)
+    run, _ = begin_design(path, config)
+    return _hand_over(run, config, site)
+
+
+def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: bool) -> int:
+    """Begin a screening and submit its jobs, or only show what would be submitted; see `submit_design`."""
+    from hpc.runs import begin_run
+
+    site = load_site(site_name)
+    if dry_run:
+        return _show(config, path, site)
+    return _hand_over(begin_run(path, config), config, site)
+
+
+def _show(config: RunConfig, path: Path, site: Site) -> int:
+    run = RunDir(path.absolute())
+    print(plan_text(run, config, site, wanted_jobs(run, config, site)))
+    print("\nThis was a dry run: nothing was submitted.")
+    return DONE
+
+
+def _hand_over(run: RunDir, config: RunConfig, site: Site) -> int:
+    check_run_path(run.path)
+    wanted = wanted_jobs(run, config, site)
+    print(plan_text(run, config, site, wanted, texts=False))
+    for job in submit(run, site, wanted):
+        print(f"Submitted {job.name} as job {job.job}.")
+    print(f"Follow it with `promof status {run.path} --watch`; nothing here needs to stay open.")
+    return DONE

@@ -1,0 +1,113 @@
+"""What a submission will ask of a site, before anything is submitted: jobs, hours, budget, disk, and their scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc.cluster.batch_script import allocation, sbatch_text
+from hpc.cluster.site import Site
+from hpc.cluster.snapshot import ROOT, snapshot_files
+from hpc.cluster.submission import Wanted
+from promof_hpc.config import RunConfig
+from promof_hpc.store.budget import fold
+from promof_hpc.store.events import read_events
+from promof_hpc.store.run_dir import RunDir
+
+TYPICAL_GPU_S = 60.0
+TYPICAL_BASIS = (
+    "60 s a relaxation: five MOFs of 90 to 148 atoms took 5 min on an L4 with UMA-S (kUPS, issue 15); the run has "
+    "measured nothing yet"
+)
+BYTES_A_CANDIDATE, BYTES_A_RESULT = 6_000, 25_000  # measured on cells of 100 atoms, compressed
+SHORT_MIN = 15
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the evaluations that are left take.
+
+    Attributes:
+        left: evaluations; None where the library has not been read.
+        seconds: of one rank for one.
+        basis: where that figure comes from.
+    """
+
+    left: int | None
+    seconds: float
+    basis: str
+
+    @property
+    def hours(self) -> float | None:
+        """Of one rank, for all."""
+        return None if self.left is None else self.left * self.seconds / 3600
+
+
+def cost_of(run: RunDir, config: RunConfig) -> Cost:
+    """What is left, at the speed that this run has had so far or, before it has any, a published one."""
+    done = [(e["end_s"] - e["start_s"], e["structures"]) for e in read_events(run) if e["event"] == "batch"]
+    folded = fold(run, config.budget)
+    if config.budget is not None:
+        left: int | None = max(0, config.budget - folded.committed)
+    else:
+        left = folded.issued - folded.committed - folded.uncharged if folded.issued else None
+    structures = sum(n for _, n in done)
+    if not structures:
+        return Cost(left, TYPICAL_GPU_S, TYPICAL_BASIS)
+    seconds = sum(s for s, _ in done) / structures
+    return Cost(left, seconds, f"{seconds:.3g} s an evaluation, measured on {structures} of this run")
+
+
+def plan_text(run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wanted], texts: bool = True) -> str:
+    """The plan for people.
+
+    Args:
+        run: may not exist yet.
+        texts: whether the batch scripts follow.
+    """
+    cost = cost_of(run, config)
+    lines = [*_jobs(wanted, site), "", *_costs(cost, config, wanted, site), *_disk(cost)]
+    if not texts:
+        return "\n".join(lines)
+    scripts = [f"\n--- {one.request.name} ---\n{sbatch_text(one.request, site)}" for one in wanted]
+    return "\n".join([*lines, *scripts])
+
+
+def _jobs(wanted: Sequence[Wanted], site: Site) -> list[str]:
+    lines = []
+    for one in wanted:
+        asked, request = allocation(one.request, site), one.request
+        what = f"{asked.nodes} x {asked.tasks_per_node} tasks, {asked.cpus_per_task} CPUs each"
+        gpus = f", {site.gpus_per_node} GPUs a node" if asked.gpus else ""
+        after = f", after {', '.join(one.after)}" if one.after else ""
+        lines.append(f"{request.name}: {what}{gpus}, {request.time_min} min{after}")
+        if request.time_min < SHORT_MIN:
+            lines.append(f"  its limit is below {SHORT_MIN} min: most of it goes into starting and saving")
+    return lines
+
+
+def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site) -> list[str]:
+    budget = "the whole library" if config.budget is None else f"{config.budget} evaluations"
+    left = "not known before it is read" if cost.left is None else f"{cost.left} left"
+    lines = [f"Budget: {budget}, {left}.", f"Basis: {cost.basis}."]
+    ranks = sum(w.request.nodes * w.request.tasks_per_node for w in wanted if w.request.role == "evaluate")
+    if cost.hours is not None and ranks:
+        unit = "GPU-hours" if site.gpus_per_node else "core-hours"
+        lines.append(f"Evaluation: {cost.hours:.1f} {unit}, {cost.hours / ranks:.1f} h on {ranks} ranks.")
+    most = sum(_node_hours(w) * max(1, site.gpus_per_node) for w in wanted)
+    what = "GPU-hours" if site.gpus_per_node else "node-hours"
+    return [*lines, f"The jobs' limits allow {most:.0f} {what} at most; jobs that have nothing to do end."]
+
+
+def _node_hours(wanted: Wanted) -> float:
+    return wanted.request.nodes * wanted.request.time_min / 60
+
+
+def _disk(cost: Cost) -> list[str]:
+    files = list(snapshot_files())
+    code = sum((ROOT / f).stat().st_size for f in files)
+    lines = [f"Code copied into the run: {len(files)} files, {code / 1e6:.0f} MB."]
+    if cost.left is not None:
+        size = cost.left * (BYTES_A_CANDIDATE + BYTES_A_RESULT) / 1e6
+        lines.append(f"Results: about {size:.0f} MB in two files a batch.")
+    return lines

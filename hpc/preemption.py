@@ -1,0 +1,54 @@
+"""What signals ask of a job: a handler only notes it, and the job stops where it loses nothing.
+
+USR2 comes a while before the end (time limit, or preemption where the site sends it): stop, and be queued again once.
+TERM comes with little time left, from whoever: stop and save, and never queue again by ourselves. A job that ends by
+itself after TERM counts as completed, so where Slurm is to requeue a preempted job the processes wait to be killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import IntEnum
+from types import FrameType
+
+
+class Asked(IntEnum):
+    """What was asked for; the larger one wins where processes were asked different things."""
+
+    NOTHING = 0
+    REQUEUE = 1  # stop, and be queued again
+    LEAVE = 2  # stop, and leave (the run's STOP file)
+    HOLD = 3  # stop, and wait to be killed
+
+
+WARNING_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"  # the site's name of the signal that warns; USR2 without
+
+
+class Interrupted(Exception):
+    """All processes of a job stop here, because one of them was asked to."""
+
+    def __init__(self, asked: Asked):
+        super().__init__(f"asked to {asked.name.lower()}")
+        self.asked = asked
+
+
+class Requests:
+    """Notes the signals of this process.
+
+    Attributes:
+        asked: the strongest request so far.
+    """
+
+    def __init__(self) -> None:
+        """Install the handlers, in place of submitit's, and let through what came while signals were blocked."""
+        self.asked = Asked.NOTHING
+        warning = signal.Signals["SIG" + os.environ.get(WARNING_VARIABLE, "USR2")]
+        self._meaning = {warning: Asked.REQUEUE, signal.SIGTERM: Asked.HOLD, signal.SIGINT: Asked.LEAVE}
+        for number in self._meaning:
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Slurm sends it before TERM, and submitit logs it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, list(self._meaning))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = max(self.asked, self._meaning[signal.Signals(number)])

@@ -1,0 +1,1 @@
+"""Training: the processes that learn together by DeepSpeed, and how they stop."""

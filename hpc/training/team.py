@@ -1,0 +1,163 @@
+"""The tasks of a training job as a `Team`: torch's process groups, one DeepSpeed engine for each policy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from hpc.preemption import Asked, Interrupted
+from hpc.training.world import World
+from promof_hpc.config import TrainingSettings
+from promof_hpc.design.learning.engine import Engine
+from promof_hpc.design.learning.team import Alone, Team
+from promof_hpc.errors import PromofError
+
+T = TypeVar("T")
+
+
+class JobTeam(Team, Protocol):
+    """A team whose processes can agree to stop and part."""
+
+    def agree(self) -> Asked:
+        """The strongest request to stop that any process has had; all must call it."""
+        ...
+
+    def leave(self) -> None:
+        """Part from the others."""
+        ...
+
+
+class DeepSpeedTeam:
+    """The processes of a training job; see `promof_hpc.design.learning.team.Team`.
+
+    Objects travel by gloo, gradients by gloo or NCCL. Every process must do the same calls in the same order.
+    """
+
+    def __init__(self, world: World, settings: TrainingSettings, asked: Callable[[], Asked] = lambda: Asked.NOTHING):
+        """Meet the other processes.
+
+        Args:
+            asked: whether somebody asked this process to stop; all stop together after an optimiser step.
+
+        Raises:
+            PromofError: the device is not there, or the others do not come in time.
+        """
+        self._world, self._settings, self._asked = world, settings, asked
+        self.rank, self.size = world.rank, world.size
+        self.device = _device(settings.device, world.local_rank)
+        limit = timedelta(minutes=settings.meeting_min)
+        os.environ.update(
+            RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank),
+            MASTER_ADDR=world.address, MASTER_PORT=str(world.port),
+        )  # fmt: skip
+        _begin_deepspeed("nccl" if self.device.type == "cuda" else "gloo", limit)
+        self._objects = torch.distributed.new_group(backend="gloo", timeout=limit)
+
+    def gather(self, part: T) -> list[T]:
+        """See `Team`."""
+        parts: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(parts, part, group=self._objects)
+        return parts
+
+    def agree(self) -> Asked:
+        """The strongest request to stop that any of the processes has had, known to all."""
+        strongest = torch.tensor(int(self._asked()))
+        torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX, group=self._objects)
+        return Asked(int(strongest))
+
+    def engine(self, name: str, network: nn.Module, learning_rate: float, gradient_norm: float) -> Engine:
+        """See `Team`."""
+        from hpc.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
+
+        config = deepspeed_config(self._settings.zero_stage, learning_rate, gradient_norm)
+        return _Stopping(DeepSpeedEngine(name, network, config, (self.rank, self.size)), self.agree)
+
+    def leave(self) -> None:
+        """Part from the others; a process that ends without it now and then aborts."""
+        torch.distributed.barrier(group=self._objects)
+        torch.distributed.destroy_process_group()
+
+
+class SoloTeam(Alone):
+    """The one process of a training job, with torch's own optimiser."""
+
+    def __init__(self, settings: TrainingSettings, world: World, asked: Callable[[], Asked]):
+        """See `DeepSpeedTeam`.
+
+        Raises:
+            PromofError: there are other processes.
+        """
+        if world.size > 1:
+            raise PromofError(
+                f"training.engine is torch, but the job has {world.size} tasks; use deepspeed, or one task."
+            )
+        self._device, self._asked = _device(settings.device, world.local_rank), asked
+
+    @property
+    def device(self) -> torch.device:
+        """See `Team`."""
+        return self._device
+
+    def agree(self) -> Asked:
+        """See `DeepSpeedTeam`."""
+        return self._asked()
+
+    def engine(self, name: str, network: nn.Module, learning_rate: float, gradient_norm: float) -> Engine:
+        """See `Team`."""
+        return _Stopping(super().engine(name, network, learning_rate, gradient_norm), self.agree)
+
+    def leave(self) -> None:
+        """See `DeepSpeedTeam`."""
+
+
+class _Stopping:
+    """An engine after whose steps all processes stop together if one of them was asked to."""
+
+    def __init__(self, engine: Engine, agree: Callable[[], Asked]):
+        self._engine, self._agree = engine, agree
+        self.save, self.load = engine.save, engine.load
+
+    def step(self, losses: Any) -> float:
+        """See `Engine`."""
+        norm = self._engine.step(losses)
+        asked = self._agree()
+        if asked is not Asked.NOTHING:
+            raise Interrupted(asked)
+        return norm
+
+
+def _begin_deepspeed(backend: str, limit: timedelta) -> None:
+    if backend == "gloo":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    # Its compilation leaves a lock where a process is killed meanwhile, at which every later start waits for ever.
+    # (`import deepspeed.comm.torch as x` gives the real torch: the package's attribute of that name is another module.)
+    communication: Any = importlib.import_module("deepspeed.comm.torch")
+    communication.build_shm_op = lambda: None
+    deepspeed.logger.setLevel("WARNING")
+    try:
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        raise PromofError(
+            f"The processes of this training job do not find each other ({error}); check MASTER_ADDR and the network "
+            "interface in the site profile (`promof doctor`)."
+        ) from error
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    """The device of a process: all GPUs of the node are visible to each."""
+    if name != "cuda":
+        return torch.device(name)
+    count = torch.cuda.device_count()
+    if not count:
+        raise PromofError("training.device is cuda, but torch sees no GPU here; set it to cpu.")
+    device = torch.device("cuda", local_rank % count)
+    torch.cuda.set_device(device)
+    return device

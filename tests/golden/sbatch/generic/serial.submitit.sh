@@ -1,0 +1,21 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=4
+#SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
+#SBATCH --job-name=promof-serial-pore
+#SBATCH --mem=16384M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@300
+#SBATCH --time=240
+
+# setup
+export SUBMITIT_PREEMPT_SIGNAL=USR2
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.out' --error '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.err' --cpus-per-task=4 env --block-signal=USR2 --block-signal=TERM /opt/promof/bin/python -u -m submitit.core._submit '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs'

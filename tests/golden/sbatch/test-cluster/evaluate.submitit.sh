@@ -1,0 +1,26 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=1
+#SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
+#SBATCH --gres=gpu:2
+#SBATCH --job-name=promof-evaluate-pore
+#SBATCH --mem=2048M
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=2
+#SBATCH --open-mode=append
+#SBATCH --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.out'
+#SBATCH --partition=low
+#SBATCH --requeue
+#SBATCH --signal=USR2@20
+#SBATCH --time=60
+
+# setup
+export OMP_NUM_THREADS=1
+export MASTER_ADDR=127.0.0.1
+export GLOO_SOCKET_IFNAME=lo
+export SUBMITIT_PREEMPT_SIGNAL=USR2
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.out' --error '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.err' --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 --gpus-per-task=1 env --block-signal=USR2 --block-signal=TERM /opt/promof/bin/python -u -m submitit.core._submit '/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs'

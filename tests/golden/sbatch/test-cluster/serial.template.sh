@@ -1,0 +1,22 @@
+#!/bin/bash
+#SBATCH --job-name=promof-serial-pore
+#SBATCH --partition=low
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=1024M
+#SBATCH --time=60
+#SBATCH --signal=USR2@20
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.out'
+#SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
+
+export OMP_NUM_THREADS=1
+export MASTER_ADDR=127.0.0.1
+export GLOO_SOCKET_IFNAME=lo
+export SUBMITIT_PREEMPT_SIGNAL=USR2
+
+srun --unbuffered --cpus-per-task=1 \
+    --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.out' --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_%t_log.err' \
+    env --block-signal=USR2 --block-signal=TERM /opt/promof/bin/python -u -m hpc.cluster.jobs serial '/data/my runs (ü) 100% '"'"'a'"'"'/pore'
