@@ -46,7 +46,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_namespace_packages(include=["promof_hpc*", "hpc*", "data_prep*"]),
+    packages=find_namespace_packages(include=["promof_hpc*", "hpc*", "data_prep*", "slurm_templates*"]),
     include_package_data=True,
     package_data={
         "": ["*.cif", "*.h5", "*.safetensors", "*.json", "*.jsonl", "*.md", "*.txt", "*.j2", "*.css", "*.js", "*.yaml"]

@@ -162,7 +162,7 @@ def complete_design(
 
     with leading(run, design_of(run).farm.claim_expiry_s):
         if budget is not None:
-            _raise_budget(run, budget)
+            give_budget(run, budget)
         config = design_of(run)
         ranks = ranks or config.farm.ranks
         ended = how_ended(run)
@@ -246,7 +246,12 @@ def _why(run: RunDir, ending: Ending) -> str:
     return f"{ending.value}: {now.entries} proposals, refused {reasons or 'none'}"
 
 
-def _raise_budget(run: RunDir, budget: int) -> None:
+def give_budget(run: RunDir, budget: int) -> None:
+    """Let a campaign that this process leads spend more.
+
+    Raises:
+        UsageError: it is no larger than the present budget.
+    """
     before = design_of(run).budget or 0
     if budget <= before:
         raise UsageError(f"{run.path} has a budget of {before}; --raise-budget must be larger, {budget} is not.")

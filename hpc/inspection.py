@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpc.cluster.steering import describe_jobs
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
 from hpc.kinds import as_screening, config_of, design_of
@@ -27,7 +28,8 @@ def show_status(path: Path, watch: bool, as_json: bool) -> None:
     budget = config_of(run).budget
     while True:
         now = snapshot(run, budget)
-        print(json.dumps(now.as_dict()) if as_json else describe(now), flush=True)
+        jobs = describe_jobs(run)
+        print(json.dumps(now.as_dict() | {"jobs": jobs}) if as_json else "\n".join([describe(now), *jobs]), flush=True)
         if not watch or now.state in ("done", "idle"):
             return
         time.sleep(2.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, load_config
 from promof_hpc.errors import UsageError
-from promof_hpc.store.run_dir import RunDir, raised_budget
+from promof_hpc.store.budget import fold
+from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested, raised_budget
 
 CONFIG_OF_KIND: dict[str, type[RunConfig]] = {
     "screen": ScreenConfig,
@@ -35,6 +36,12 @@ def design_of(run: RunDir) -> DesignConfig:
     if not isinstance(config, DesignConfig):
         raise UsageError(f"{run.path} is a {kind_of(run)} run, not a design.")
     return config
+
+
+def is_done(run: RunDir) -> bool:
+    """Whether nothing is left to propose, read or evaluate."""
+    complete = has_ended(run) if kind_of(run) == "design" else is_ingested(run)
+    return complete and fold(run, config_of(run).budget).finished
 
 
 def as_screening(run: RunDir) -> ScreenConfig:

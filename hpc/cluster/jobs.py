@@ -16,14 +16,13 @@ from pathlib import Path
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
 from hpc.exit_codes import FAILED
-from hpc.kinds import config_of, design_of, kind_of
+from hpc.kinds import design_of, is_done, kind_of
 from hpc.preemption import Asked, Requests
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.errors import PromofError
-from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import Owner
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested
+from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import publish_text
 
 log = logging.getLogger("promof.job")
@@ -134,7 +133,7 @@ class Job:
         self.note("job_leaves", asked=asked.name)
         if asked is Asked.NOTHING:
             return
-        if asked is Asked.REQUEUE and self.rank == 0 and not _is_done(self.run):
+        if asked is Asked.REQUEUE and self.rank == 0 and not is_done(self.run):
             self._requeue()
         if asked is Asked.HOLD:
             # Who ends by himself after TERM counts as completed, and is not requeued after a preemption.
@@ -160,17 +159,11 @@ class Job:
         return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
-def _is_done(run: RunDir) -> bool:
-    if kind_of(run) == "design":
-        return has_ended(run)
-    return is_ingested(run) and fold(run, config_of(run).budget).finished
-
-
 def _finish(run: RunDir) -> None:
     """What is left when the last batch has been committed."""
     from hpc.second_opinion import ask
 
-    if not _is_done(run):
+    if not is_done(run):
         return
     if kind_of(run) == "design":
         ask(run, 1, lambda done, total: None)

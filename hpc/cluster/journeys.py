@@ -8,7 +8,8 @@ from hpc.cluster.batch_script import check_run_path
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.submission import submit, wanted_jobs
-from hpc.exit_codes import DONE
+from hpc.exit_codes import DONE, FAILED
+from hpc.kinds import config_of
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig
 from promof_hpc.store.run_dir import RunDir
 
@@ -37,6 +38,22 @@ def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: boo
     if dry_run:
         return _show(config, path, site)
     return _hand_over(begin_run(path, config), config, site)
+
+
+def plan_run(path: Path, site_name: str) -> None:
+    """Print what submitting the rest of a run would ask of a site."""
+    run, site = RunDir.open(path), load_site(site_name)
+    config = config_of(run)
+    print(plan_text(run, config, site, wanted_jobs(run, config, site)))
+
+
+def check_site(name: str) -> int:
+    """Print how a profile and the cluster here go together, a line a check; 1 where something does not."""
+    from hpc.cluster.site_check import as_text, site_check
+
+    checks = site_check(load_site(name))
+    print(as_text(checks))
+    return FAILED if any(check.passed is False for check in checks) else DONE
 
 
 def _show(config: RunConfig, path: Path, site: Site) -> int:

@@ -181,7 +181,8 @@ def _finish(process: subprocess.Popen[bytes], name: str, until: float, deadline_
         return Answer(text)
     if re.search(r"accounting.*(disabled|off)", said, re.IGNORECASE):
         return Answer(text, "accounting off")
-    return Answer(text, f"{name}: {said or f'exit code {process.returncode}'}")
+    said = said.removeprefix(f"{name}: ") or f"exit code {process.returncode}"
+    return Answer(text, f"{name}: {said}")
 
 
 def _forgotten(accounted: Seen | None, squeue_failed: bool, why: str) -> Seen:

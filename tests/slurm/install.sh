@@ -34,4 +34,4 @@ echo "install.sh: apt-get update"
 apt-get update -qq
 echo "install.sh: apt-get install ${missing[*]}"
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-echo "install.sh: Slurm $(sinfo --version | cut -d' ' -f2) is installed"
+echo "install.sh: Slurm $(dpkg-query -W -f '${Version}' slurmctld) is installed"

@@ -3,66 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
+import numpy as np
 import pytest
-import yaml
 
-from promof_hpc.store.budget import fold
-from promof_hpc.store.run_dir import RunDir
-from promof_hpc.store.verify import verify
-from tests.commands import COMMAND, ENVIRONMENT, ROOT
-from tests.policies import libraries, policies
-from tests.processes import wait_for
-
-BUDGET = 64
+from promof_hpc.store.run_dir import RunDir, read_round
+from tests.commands import ROOT, promof
+from tests.slurm.users import User, ends_exactly, small_campaign
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A campaign of both policies, small ones, under Lennard-Jones."""
-    folder = tmp_path_factory.mktemp("small")
-    content = {
-        "budget": BUDGET,
-        "task": {"name": "pore", "pld_ang": 3.0},
-        "reference": "none",
-        "reward": {"stability_weight": 0},
-        "rounds": {"targets": 1, "sets": 4, "assemblies": 4, "lookahead": 1, "proposals_per_evaluation": 40},
-        "assembly": {"atom_cap": 50, "tries": 1},
-        "sde": {"steps": 4},
-        "learning": {"k": 2},
-        "policy": {"weights": str(policies(folder / "weights")), "data": str(libraries(folder / "data"))},
-        "evaluation": {"stages": "read,pores,relax,energy", "potential": {"name": "lennard-jones"}, "relax": {"max_steps": 5}},
-        "farm": {"ranks": 4, "batch_structures": 2},
-        "training": {"tasks": 2},
-    }
-    path = folder / "design.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return small_campaign(tmp_path_factory.mktemp("small"))
 
 
-class Cluster:
-    """`promof` commands of a user who is logged in to the private cluster."""
-
-    def __init__(self, cluster):
-        self.environment = {**ENVIRONMENT, **cluster.environment, "OMP_NUM_THREADS": "1"}
-
-    def promof(self, *words: object, code: int = 0) -> str:
-        done = subprocess.run(
-            [*COMMAND, *map(str, words)], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == code, done.stderr + done.stdout
-        return done.stdout
+@pytest.fixture(scope="module")
+def local(config, tmp_path_factory):
+    """The same campaign on this machine, with one training process and the same lookahead."""
+    run = RunDir(tmp_path_factory.mktemp("local") / "run")
+    promof("design", config, "--run", run.path, "--ranks", 2, cwd=ROOT)
+    return run
 
 
-def test_a_campaign_on_slurm_decides_what_the_local_one_decides(cluster, config, tmp_path):
-    user = Cluster(cluster)
+def learned(run: RunDir, number: int) -> dict:
+    return json.loads(run.learned(number).read_text())["signals"]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_campaign_on_slurm_decides_what_the_local_one_decides(cluster, config, local, tmp_path, stage):
     run = RunDir(tmp_path / "run")
-    print(user.promof("submit", "design", config, "--site", "test-cluster", "--run", run.path))
-    wait_for(run.ended.exists, 300, "the end of the campaign")
-    assert json.loads(run.ended.read_text())["ending"] == "SPENT"
-    ledger = fold(run, BUDGET)
-    assert (ledger.issued, ledger.committed, ledger.wasted) == (BUDGET, BUDGET, 0)
-    assert verify(run).sound
-    assert os.environ
+    settings = ("--set", f"training.zero_stage={stage}")
+    said = User(cluster, tmp_path).promof(
+        "submit", "design", config, *settings, "--site", "test-cluster", "--run", run.path
+    )
+    assert "promof-train-run: 2 x 1 tasks" in said
+    assert "promof-evaluate-run: 2 x 2 tasks" in said
+    ends_exactly(run)
+    ours, theirs = read_round(run, 0).arrays, read_round(local, 0).arrays
+    assert ours["proposal_sequence"] == theirs["proposal_sequence"]
+    np.testing.assert_array_equal(ours["trace_draft_token"], theirs["trace_draft_token"])
+    actions = [name for name in ours if "rollout_action" in name]
+    assert len(actions) >= 4
+    for name in actions:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+    for number in (0, 1):
+        assert learned(run, number) == pytest.approx(learned(local, number), rel=1e-4, abs=1e-4, nan_ok=True)

@@ -247,10 +247,9 @@ def test_a_path_that_slurm_would_change_is_refused_with_what_is_in_the_way(path,
     str(error.value).encode()
 
 
-SAFE = st.text(
-    st.sampled_from(" 'üa1%$`\"#;&|<>()[]{}*?!~=,:^-é漢\t") | st.characters(exclude_categories=["C"], exclude_characters="\\/"),
-    min_size=1, max_size=12,
-).map("/data/{}/x".format)  # fmt: skip
+ODD = st.sampled_from(" 'üa1%$`\"#;&|<>()[]{}*?!~=,:^-é漢\t")
+ANY = st.characters(exclude_categories=["C"], exclude_characters="\\/")
+SAFE = st.text(ODD | ANY, min_size=1, max_size=12).map("/data/{}/x".format)
 
 
 @given(SAFE)

@@ -349,8 +349,23 @@ def test_while_another_process_asks_the_old_answer_is_given(slurm, cached, clock
     assert cached[1].states(["1"])["1"].state is JobState.UNKNOWN  # squeue said nothing
 
 
+def test_of_many_processes_that_come_at_once_one_asks(slurm, cached, clock):
+    for number in range(1, 6):
+        clock.now_s += 100
+        together = threading.Barrier(8)
+        threads = [threading.Thread(target=lambda b=together: (b.wait(10), cached[0].states(["1"]))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(slurm.calls("squeue")) == number
+
+
 def test_a_question_that_never_ended_is_not_asked_again_at_once(slurm, cached, clock):
-    slurm.write("squeue", 'kill -KILL "$PPID"')  # the process that asks
+    asked, sacct = slurm.folder / "asked", slurm.folder / "sacct.calls"
+    until_both_run = f'while [ ! -e "{sacct}" ]; do /bin/sleep 0.05; done'
+    kill = f'{until_both_run}; : >"{asked}"; kill -KILL "$PPID"'  # the process that asks
+    slurm.write("squeue", f'if [ ! -e "{asked}" ]; then {kill}; fi')
     child = os.fork()
     if child == 0:
         cached[0].states(["1"])

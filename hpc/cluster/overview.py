@@ -1,0 +1,118 @@
+"""The jobs of a run: what its own files say of them first, and what the scheduler says as advice."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc.cluster.job_state import Seen
+from hpc.cluster.scheduler import CachedScheduler, Scheduler
+from hpc.cluster.site import Site
+from hpc.cluster.submission import Submitted, submissions
+from promof_hpc.config import load_config
+from promof_hpc.store.events import read_events
+from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.shard import list_names
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job of a run.
+
+    Attributes:
+        began_s: when it last began to work on the run; None: not yet.
+        left: why it left then (`Asked` or DONE); empty while it works, or where it was killed.
+        restarts: how often it has begun again.
+        requeued: how often it put itself back into the queue; `trouble` says why that failed.
+        seen: the scheduler's word.
+    """
+
+    submitted: Submitted
+    began_s: float | None
+    left: str
+    restarts: int
+    requeued: int
+    trouble: str
+    seen: Seen
+
+    @property
+    def over(self) -> bool:
+        """It will do nothing more for the run: by its own word, or because the scheduler is sure."""
+        return self.left in ("NOTHING", "LEAVE") or self.seen.final
+
+    @property
+    def failed(self) -> bool:
+        """It ended without having said why."""
+        return self.seen.final and not self.left and self.seen.exit_code != 0
+
+    def describe(self) -> str:
+        """In one line."""
+        words = [f"{self.submitted.role} job {self.submitted.job}: {self._state()}"]
+        if self.restarts:
+            words.append(f"started again {self.restarts} times")
+        if self.trouble:
+            words.append(f"it could not requeue itself ({self.trouble}): `promof resume` submits what is missing")
+        if self.seen.held:
+            words.append(f"held by Slurm ({self.seen.reason}): `promof resume` releases it")
+        return "; ".join(words)
+
+    def _state(self) -> str:
+        if self.left == "NOTHING":
+            return "done"
+        if self.left == "LEAVE":
+            return "left, because the run was to stop"
+        if self.left in ("REQUEUE", "HOLD") and not self.seen.final:
+            why = "a warning of Slurm" if self.left == "REQUEUE" else "SIGTERM"
+            return f"stopped after {why}, {_word(self.seen)}"
+        if self.began_s is not None and not self.seen.final:
+            return f"at work since {time.strftime('%H:%M', time.localtime(self.began_s))}"
+        return _word(self.seen)
+
+
+def _word(seen: Seen) -> str:
+    reason = f" ({seen.reason})" if seen.reason and seen.reason != "None" else ""
+    return f"{seen.state.lower()}{reason}"
+
+
+def jobs_of(run: RunDir) -> list[JobView]:
+    """Every job that was submitted for a run, oldest first; asks the scheduler at most once in the site's `poll_s`."""
+    known = submissions(run)
+    if not known:
+        return []
+    site = load_config(Site, run.site)
+    said = CachedScheduler(Scheduler(), scheduler_cache(), site.poll_s).states(s.job for s in known)
+    events: dict[str, list[dict[str, object]]] = {}
+    for event in read_events(run):
+        if "job" in event and "role" in event:
+            events.setdefault(str(event["job"]), []).append(event)
+    requeues = [name.partition(".")[0] for name in list_names(run.submissions) if ".requeued-" in name]
+    return [_view(s, events.get(s.job, []), requeues.count(s.job), said[s.job]) for s in known]
+
+
+def _view(submitted: Submitted, events: Sequence[dict[str, object]], requeued: int, seen: Seen) -> JobView:
+    began = [e for e in events if e["event"] == "job_began"]
+    last = began[-1] if began else None
+    since = [e for e in events if last is not None and e["restart"] == last["restart"]]
+    left = [str(e["asked"]) for e in since if e["event"] == "job_leaves"]
+    trouble = [str(e["why"]) for e in since if e["event"] == "requeue_failed"]
+    began_s = float(str(last["time_s"])) if last else None
+    restarts = int(str(last["restart"])) if last else 0
+    return JobView(
+        submitted, began_s, left[-1] if left else "", restarts, requeued, trouble[-1] if trouble else "", seen
+    )
+
+
+def scheduler_cache() -> Path:
+    """What the scheduler said last, shared by all `promof` commands of a user."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "promof" / "scheduler.json"
+
+
+def log_files(run: RunDir, failed_only: bool) -> list[Path]:
+    """What the tasks of the jobs printed, newest job first, the task that ended badly first where one did."""
+    jobs = [j.submitted.job for j in jobs_of(run) if j.failed or not failed_only]
+    return [run.logs / name for job in reversed(jobs) for name in list_names(run.logs) if name.startswith(f"{job}_")
+            and name.endswith((".err", ".out"))]  # fmt: skip
