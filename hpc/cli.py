@@ -30,6 +30,7 @@ app.add_typer(site_app, name="site")
 RunArgument = Annotated[Path, typer.Argument(help="A run directory, for instance runs/demo.", show_default=False)]
 SiteOption = Annotated[str, typer.Option("--site", help="Site profile: a name or a YAML file.", show_default=False)]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the batch scripts, submit nothing.")]
+ChainOption = Annotated[int, typer.Option("--chain", help="Jobs of each kind that go on after the first has ended.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="key=value, for instance evaluation.relax.max_steps=100.")]
 ConfigOption = Annotated[Optional[Path], typer.Option("--config", help="YAML file; `promof init` writes one.")]  # noqa: UP045
@@ -116,6 +117,7 @@ def submit_design(
         "runs/design"
     ),
     set_: SetOption = [],  # noqa: B006
+    chain: ChainOption = 0,
     dry_run: DryRunOption = False,
 ) -> None:
     """Design on a cluster: a training job, and MPI ranks that evaluate what it proposes."""
@@ -123,7 +125,7 @@ def submit_design(
     from hpc.cluster.journeys import submit_design as submit
     from hpc.design import design_config
 
-    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run))
+    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run, chain))
 
 
 @submit_app.command("screen")
@@ -135,6 +137,7 @@ def submit_screen(
     ),
     config: ConfigOption = None,
     set_: SetOption = [],  # noqa: B006
+    chain: ChainOption = 0,
     dry_run: DryRunOption = False,
 ) -> None:
     """Screen on a cluster: a job that reads the library, and MPI ranks that evaluate it."""
@@ -143,7 +146,7 @@ def submit_screen(
     from hpc.screening import screening_config
 
     settings = screening_config(config, [*([f"library={library}"] if library else []), *set_], [])
-    raise typer.Exit(submit(settings, run, site, dry_run))
+    raise typer.Exit(submit(settings, run, site, dry_run, chain))
 
 
 @app.command()

@@ -170,8 +170,8 @@ class Dealer:
             log.info("stopping: %s", why)
 
     def _why_drain(self) -> str:
-        if self.requests.asked is not Asked.NOTHING:
-            return "signal received"
+        if asked_to_drain(self.requests):
+            return "asked to stop"
         if stop_requested(self.run):
             return "STOP file in the run directory"
         if has_ended(self.run):
@@ -179,6 +179,12 @@ class Dealer:
         if launcher_gone():
             return "the process that started the farm is gone"
         return ""
+
+
+def asked_to_drain(requests: Requests) -> bool:
+    """Whether a signal came, or, where an MPI launcher stands between the job and its ranks, its file is there."""
+    drain = os.environ.get("PROMOF_DRAIN")
+    return requests.asked is not Asked.NOTHING or (drain is not None and Path(drain).exists())
 
 
 def launcher_gone() -> bool:
@@ -216,7 +222,7 @@ class Heart:
             self._looked = now
             if launcher_gone():
                 self._drop_at = now
-            elif self._requests.asked is not Asked.NOTHING or stop_requested(self._run):
+            elif asked_to_drain(self._requests) or stop_requested(self._run):
                 self._drop_at = now + self._drain_s
         if self._drop_at is not None and now >= self._drop_at:
             raise Dropped

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc.cluster.batch_script import CHAIN_VARIABLE, LAUNCHER_VARIABLE
+from hpc.cluster.chain import may_go_on
+from hpc.cluster.launcher import launch_ranks
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
 from hpc.exit_codes import FAILED
@@ -67,8 +70,11 @@ class Evaluate:
             raise PromofError(
                 f"The library of {job.run.path} has not been read; `promof resume` submits what is missing."
             )
-        os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
-        code, asked = run_rank(job.run, job.requests, RESIDENT_S)
+        if LAUNCHER_VARIABLE in os.environ:
+            code, asked = launch_ranks(job.run, job.requests, RESIDENT_S)
+        else:
+            os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
+            code, asked = run_rank(job.run, job.requests, RESIDENT_S)
         if code:
             raise PromofError(f"No rank can evaluate; the events of {job.run.path} say why (`promof status`).")
         job.leave(asked)
@@ -115,6 +121,9 @@ class Job:
         run = RunDir.open(Path(run_dir))
         site = load_config(Site, run.site)
         job = cls(run, site, requests, role, int(os.environ["SLURM_PROCID"]), os.environ["SLURM_JOB_ID"])
+        before = os.environ.get(CHAIN_VARIABLE, "")
+        if before and not may_go_on(run, job.number, job.rank, before.split(",")):
+            raise SystemExit(0)
         job.note("job_began", host=os.uname().nodename)
         return job
 
@@ -176,7 +185,7 @@ def _report(run: RunDir) -> None:
     write_report(run)
 
 
-JOBS: dict[str, Callable[[str], Callable[[], None]]] = {"train": Train, "evaluate": Evaluate, "ingest": Ingest}
+JOBS: dict[str, Callable[[str], Callable[[], None]]] = {"train": Train, "evaluate": Evaluate, "serial": Ingest}
 
 
 def main(role: str, run_dir: str) -> None:

@@ -14,8 +14,11 @@ from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig
 from promof_hpc.store.run_dir import RunDir
 
 
-def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: bool) -> int:
+def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: bool, chain: int = 0) -> int:
     """Begin a campaign and submit its jobs, or only show what would be submitted; returns the exit code.
+
+    Args:
+        chain: further jobs of each that go on where the one before them ended.
 
     Raises:
         UsageError, PromofError: see `hpc.design.begin_design` and `hpc.cluster.submission`.
@@ -27,17 +30,17 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
         check_design(config)
         return _show(config, path, site)
     run, _ = begin_design(path, config)
-    return _hand_over(run, config, site)
+    return _hand_over(run, config, site, chain)
 
 
-def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: bool) -> int:
+def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: bool, chain: int = 0) -> int:
     """Begin a screening and submit its jobs, or only show what would be submitted; see `submit_design`."""
     from hpc.runs import begin_run
 
     site = load_site(site_name)
     if dry_run:
         return _show(config, path, site)
-    return _hand_over(begin_run(path, config), config, site)
+    return _hand_over(begin_run(path, config), config, site, chain)
 
 
 def plan_run(path: Path, site_name: str) -> None:
@@ -63,11 +66,11 @@ def _show(config: RunConfig, path: Path, site: Site) -> int:
     return DONE
 
 
-def _hand_over(run: RunDir, config: RunConfig, site: Site) -> int:
+def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
     check_run_path(run.path)
     wanted = wanted_jobs(run, config, site)
     print(plan_text(run, config, site, wanted, texts=False))
-    for job in submit(run, site, wanted):
+    for job in submit(run, site, wanted, chain):
         print(f"Submitted {job.name} as job {job.job}.")
     print(f"Follow it with `promof status {run.path} --watch`; nothing here needs to stay open.")
     return DONE

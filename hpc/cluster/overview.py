@@ -18,6 +18,12 @@ from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
 
+TROUBLE = {
+    "requeue_failed": "it could not requeue itself ({}): `promof resume` submits what is missing",
+    "chain_ends": "it did not go on where the job before it ended, because {}",
+}
+
+
 @dataclass(frozen=True)
 class JobView:
     """One job of a run.
@@ -26,7 +32,8 @@ class JobView:
         began_s: when it last began to work on the run; None: not yet.
         left: why it left then (`Asked` or DONE); empty while it works, or where it was killed.
         restarts: how often it has begun again.
-        requeued: how often it put itself back into the queue; `trouble` says why that failed.
+        requeued: how often it put itself back into the queue.
+        trouble: why it could not do that, or did not begin.
         seen: the scheduler's word.
     """
 
@@ -54,7 +61,7 @@ class JobView:
         if self.restarts:
             words.append(f"started again {self.restarts} times")
         if self.trouble:
-            words.append(f"it could not requeue itself ({self.trouble}): `promof resume` submits what is missing")
+            words.append(self.trouble)
         if self.seen.held:
             words.append(f"held by Slurm ({self.seen.reason}): `promof resume` releases it")
         return "; ".join(words)
@@ -95,9 +102,9 @@ def jobs_of(run: RunDir) -> list[JobView]:
 def _view(submitted: Submitted, events: Sequence[dict[str, object]], requeued: int, seen: Seen) -> JobView:
     began = [e for e in events if e["event"] == "job_began"]
     last = began[-1] if began else None
-    since = [e for e in events if last is not None and e["restart"] == last["restart"]]
+    since = [e for e in events if last is None or e["restart"] == last["restart"]]
     left = [str(e["asked"]) for e in since if e["event"] == "job_leaves"]
-    trouble = [str(e["why"]) for e in since if e["event"] == "requeue_failed"]
+    trouble = [TROUBLE[str(e["event"])].format(e["why"]) for e in since if e["event"] in TROUBLE]
     began_s = float(str(last["time_s"])) if last else None
     restarts = int(str(last["restart"])) if last else 0
     return JobView(

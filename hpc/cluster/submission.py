@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from promof_hpc.store.shard import list_names, publish_text, replace_text
 HOUR_S = 3600.0
 
 
+Runnable = Train | Evaluate | Ingest
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A job to be submitted.
@@ -30,7 +35,7 @@ class Wanted:
         after: names of wanted jobs that must have ended before.
     """
 
-    job: Train | Evaluate | Ingest
+    job: Runnable
     request: Request
     after: tuple[str, ...] = ()
 
@@ -81,21 +86,27 @@ def spread(request: Request, tasks: int, key: str) -> Request:
     return replace(request, nodes=tasks // each, tasks_per_node=each)
 
 
-def submit(run: RunDir, site: Site, wanted: Sequence[Wanted]) -> list[Submitted]:
+def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) -> list[Submitted]:
     """Submit jobs in their order; each is on record before the next is submitted.
+
+    Args:
+        chain: further jobs of each that trains or evaluates, each of which goes on where the one before it ended.
 
     Raises:
         PromofError: too many submissions within an hour, or Slurm refuses a job (with its words).
     """
-    _check_rate(run, site, len(wanted))
+    _check_rate(run, site, len(wanted) * (1 + chain))
     code = take_snapshot(run)
     replace_text(run.site, dump_config(site))
     run.submissions.mkdir(exist_ok=True)
-    done: dict[str, Submitted] = {}
+    done: list[Submitted] = []
     for one in wanted:
-        request = replace(one.request, after=(*one.request.after, *(done[name].job for name in one.after)))
-        done[request.name] = _submit(run, with_code(site, code), replace(one, request=request), code)
-    return list(done.values())
+        before = tuple(s.job for s in done if s.name in one.after)
+        done.append(_submit(run, with_code(site, code), replace(one.request, after=before), one.job, code))
+        for _ in range(0 if one.request.role is Role.SERIAL else chain):
+            link = replace(one.request, after=(done[-1].job,), chained=True)
+            done.append(_submit(run, with_code(site, code), link, one.job, code))
+    return done
 
 
 def with_code(site: Site, code: Path) -> Site:
@@ -113,15 +124,15 @@ def submissions(run: RunDir) -> list[Submitted]:
     return sorted(found, key=lambda s: (s.time_s, s.job))
 
 
-def _submit(run: RunDir, site: Site, wanted: Wanted, code: Path) -> Submitted:
+def _submit(run: RunDir, site: Site, request: Request, job_class: Runnable, code: Path) -> Submitted:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    request = wanted.request
     executor = SlurmExecutor(folder=run.logs, python=python_command(request, site))
     executor.update_parameters(**parameters(request, site))
     try:
-        job = executor.submit(wanted.job)
+        with _without_slurm():
+            job = executor.submit(job_class)
     except (FailedSubmissionError, FailedJobError, OSError, RuntimeError) as error:
         raise PromofError(
             f"Slurm did not take the job {request.name}: {_last_words(error)}; `promof site check` says what does not "
@@ -131,6 +142,18 @@ def _submit(run: RunDir, site: Site, wanted: Wanted, code: Path) -> Submitted:
                           request.tasks_per_node, request.time_min, code.name)  # fmt: skip
     publish_text(run.submissions / f"{job.job_id}.json", json.dumps(submitted.__dict__))
     return submitted
+
+
+@contextmanager
+def _without_slurm() -> Iterator[None]:
+    """Submit as if from a shell of one's own: what an allocation or a user's defaults set would win over the script."""
+    hidden = {k: v for k, v in os.environ.items() if k.startswith(("SBATCH_", "SLURM_")) and k != "SLURM_CONF"}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _check_rate(run: RunDir, site: Site, count: int) -> None:
