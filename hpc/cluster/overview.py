@@ -17,7 +17,6 @@ from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
-
 TROUBLE = {
     "requeue_failed": "it could not requeue itself ({}): `promof resume` submits what is missing",
     "chain_ends": "it did not go on where the job before it ended, because {}",
