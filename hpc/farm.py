@@ -160,6 +160,7 @@ class Dealer:
         for batch, rank in hung:
             suspect(self.run, batch, f"rank {rank} hung for {self.settings.hang_s:.0f} s")
             log.error("rank %d has not taken a step for %.0f s; ending the farm", rank, self.settings.hang_s)
+            EventLog(self.run, f"{self.owner.job}-dealer").write("hung", rank=rank, batch=batch)
         if hung:
             self.comm.Abort(1)
 

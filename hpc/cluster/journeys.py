@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hpc.cluster.batch_script import check_run_path
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.submission import submit, wanted_jobs
-from hpc.exit_codes import DONE, FAILED
+from hpc.exit_codes import DONE, FAILED, USAGE
 from hpc.kinds import config_of
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig
+from promof_hpc.errors import PromofError
 from promof_hpc.store.run_dir import RunDir
 
 
@@ -27,8 +29,7 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
 
     site = load_site(site_name)
     if dry_run:
-        check_design(config)
-        return _show(config, path, site)
+        return _show(config, path, site, lambda: check_design(config))
     run, _ = begin_design(path, config)
     return _hand_over(run, config, site, chain)
 
@@ -36,10 +37,11 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
 def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: bool, chain: int = 0) -> int:
     """Begin a screening and submit its jobs, or only show what would be submitted; see `submit_design`."""
     from hpc.runs import begin_run
+    from promof_hpc.screen.library import scan as check_library
 
     site = load_site(site_name)
     if dry_run:
-        return _show(config, path, site)
+        return _show(config, path, site, lambda: check_library(config.library))
     return _hand_over(begin_run(path, config), config, site, chain)
 
 
@@ -59,9 +61,15 @@ def check_site(name: str) -> int:
     return FAILED if any(check.passed is False for check in checks) else DONE
 
 
-def _show(config: RunConfig, path: Path, site: Site) -> int:
+def _show(config: RunConfig, path: Path, site: Site, check: Callable[[], object]) -> int:
+    """Print the plan, then whether everything is there that the run needs."""
     run = RunDir(path.absolute())
     print(plan_text(run, config, site, wanted_jobs(run, config, site)))
+    try:
+        check()
+    except PromofError as error:
+        print(f"\nNot ready: {error}\nThis was a dry run: nothing was submitted.")
+        return USAGE
     print("\nThis was a dry run: nothing was submitted.")
     return DONE
 

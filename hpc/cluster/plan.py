@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from hpc.cluster.batch_script import allocation, sbatch_text
 from hpc.cluster.site import Site
-from hpc.cluster.snapshot import ROOT, snapshot_files
-from hpc.cluster.submission import Wanted
+from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place
+from hpc.cluster.submission import Wanted, with_code
 from promof_hpc.config import RunConfig
 from promof_hpc.store.budget import fold
 from promof_hpc.store.events import read_events
@@ -69,7 +69,8 @@ def plan_text(run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wante
     lines = [*_jobs(wanted, site), "", *_costs(cost, config, wanted, site), *_disk(cost)]
     if not texts:
         return "\n".join(lines)
-    scripts = [f"\n--- {one.request.name} ---\n{sbatch_text(one.request, site)}" for one in wanted]
+    there = with_code(site, snapshot_place(run))
+    scripts = [f"\n--- {one.request.name} ---\n{sbatch_text(one.request, there)}" for one in wanted]
     return "\n".join([*lines, *scripts])
 
 

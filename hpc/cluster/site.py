@@ -41,7 +41,7 @@ Tasks = Annotated[Annotated[int, Field(ge=1)] | None, Optional_]
 class TrainSite(Section):
     """Training jobs."""
 
-    nodes_max: int = Field(1, ge=1)
+    nodes_max: int = Field(4, ge=1)
     """Nodes of a training job at most."""
     tasks_per_node: Tasks = None
     """Training processes on a node; none: one a GPU, or one where there is no GPU."""

@@ -25,19 +25,26 @@ def snapshot_files() -> Iterator[Path]:
             yield from ((Path(folder) / name).relative_to(ROOT) for name in sorted(names) if not name.endswith(".pyc"))
 
 
+def snapshot_place(run: RunDir) -> Path:
+    """Where the copy of the present code lies in a run; jobs have it in PYTHONPATH."""
+    digest = hashlib.sha256()
+    for file in snapshot_files():
+        digest.update(str(file).encode() + b"\0" + hashlib.sha256((ROOT / file).read_bytes()).digest())
+    return run.code / digest.hexdigest()[:16]
+
+
 def take_snapshot(run: RunDir) -> Path:
-    """The copy of the present code in a run, made unless it is there already; jobs have it in PYTHONPATH.
+    """Make that copy unless it is there; returns its place.
 
     Raises:
         PromofError: the place cannot be written.
     """
-    files = list(snapshot_files())
-    final = run.code / _digest(files)
+    final = snapshot_place(run)
     if final.is_dir():
         return final
     temporary = run.code / f".{final.name}-{uuid.uuid4().hex[:8]}.tmp"
     try:
-        for file in files:
+        for file in snapshot_files():
             (temporary / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, temporary / file)
         os.rename(temporary, final)
@@ -48,10 +55,3 @@ def take_snapshot(run: RunDir) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
-
-
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file).encode() + b"\0" + hashlib.sha256((ROOT / file).read_bytes()).digest())
-    return digest.hexdigest()[:16]

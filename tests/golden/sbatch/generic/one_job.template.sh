@@ -1,6 +1,6 @@
 #!/bin/bash
 #SBATCH --job-name=promof-train-pore
-#SBATCH --nodes=1
+#SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=1
 #SBATCH --time=1440
@@ -18,7 +18,7 @@ trap : TERM USR2
 
 train() {
     # Each process sees all GPUs of its node.
-    srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+    srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 \
         --unbuffered --cpus-per-task=1 --kill-on-bad-exit=1 \
         --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_train_%t_log.out' --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_train_%t_log.err' \
         env --block-signal=USR2 --block-signal=TERM /opt/promof/bin/python -u -m hpc.cluster.jobs train '/data/my runs (ü) 100% '"'"'a'"'"'/pore'
@@ -26,7 +26,7 @@ train() {
 
 evaluate() {
     # MPI ranks; the death of one ends them all.
-    srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+    srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1 \
         --unbuffered --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 \
         --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_evaluate_%t_log.out' --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_evaluate_%t_log.err' \
         env --block-signal=USR2 --block-signal=TERM /opt/promof/bin/python -u -m hpc.cluster.jobs evaluate '/data/my runs (ü) 100% '"'"'a'"'"'/pore'

@@ -1,6 +1,6 @@
 #!/bin/bash
 #SBATCH --job-name=promof-train-pore
-#SBATCH --nodes=1
+#SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=1
 #SBATCH --time=1440
