@@ -5,13 +5,14 @@ Imports stay light here so that `promof --help` answers at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from hpc.cluster import commands as on_clusters
+from hpc.options import ConfigOption, JsonOption, RunArgument, SetOption, one_thread
 from promof_hpc.errors import PromofError, UsageError
 
 app = typer.Typer(
@@ -22,18 +23,7 @@ reference_app = typer.Typer(
     help="The reference set: real MOFs relaxed with the campaign's potential.", no_args_is_help=True
 )
 app.add_typer(reference_app, name="reference")
-submit_app = typer.Typer(help="Hand a run's jobs to Slurm, after printing what they ask for.", no_args_is_help=True)
-app.add_typer(submit_app, name="submit")
-site_app = typer.Typer(help="Profiles of sites: what their Slurm wants to be told.", no_args_is_help=True)
-app.add_typer(site_app, name="site")
-
-RunArgument = Annotated[Path, typer.Argument(help="A run directory, for instance runs/demo.", show_default=False)]
-SiteOption = Annotated[str, typer.Option("--site", help="Site profile: a name or a YAML file.", show_default=False)]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the batch scripts, submit nothing.")]
-ChainOption = Annotated[int, typer.Option("--chain", help="Jobs of each kind that go on after the first has ended.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="key=value, for instance evaluation.relax.max_steps=100.")]
-ConfigOption = Annotated[Optional[Path], typer.Option("--config", help="YAML file; `promof init` writes one.")]  # noqa: UP045
+on_clusters.add_to(app)
 
 
 @app.command()
@@ -97,56 +87,13 @@ def design(
     json_: JsonOption = False,
 ) -> None:
     """Design MOFs for a target under a fixed number of evaluations. Run it again and it goes on where it stopped."""
-    _one_thread()
+    one_thread()
     from hpc.design import check_design, design_campaign, design_config
 
     if file and config:
         raise UsageError("Two configurations were given, as argument and with --config; give one.")
     settings = design_config(file or config, [*([f"farm.ranks={ranks}"] if ranks else []), *set_])
     raise typer.Exit(check_design(settings) if dry_run else design_campaign(settings, run, json_))
-
-
-@submit_app.command("design")
-def submit_design(
-    site: SiteOption,
-    file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="CONFIG", help="YAML file; `promof init --design` writes one.", show_default=False),
-    ] = None,
-    run: Annotated[Path, typer.Option("--run", help="Run directory, on a disk that all nodes see.")] = Path(
-        "runs/design"
-    ),
-    set_: SetOption = [],  # noqa: B006
-    chain: ChainOption = 0,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Design on a cluster: a training job, and MPI ranks that evaluate what it proposes."""
-    _one_thread()
-    from hpc.cluster.journeys import submit_design as submit
-    from hpc.design import design_config
-
-    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run, chain))
-
-
-@submit_app.command("screen")
-def submit_screen(
-    site: SiteOption,
-    library: Annotated[str, typer.Argument(help="As of `promof screen`.")] = "",
-    run: Annotated[Path, typer.Option("--run", help="Run directory, on a disk that all nodes see.")] = Path(
-        "runs/screen"
-    ),
-    config: ConfigOption = None,
-    set_: SetOption = [],  # noqa: B006
-    chain: ChainOption = 0,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Screen on a cluster: a job that reads the library, and MPI ranks that evaluate it."""
-    _one_thread()
-    from hpc.cluster.journeys import submit_screen as submit
-    from hpc.screening import screening_config
-
-    settings = screening_config(config, [*([f"library={library}"] if library else []), *set_], [])
-    raise typer.Exit(submit(settings, run, site, dry_run, chain))
 
 
 @app.command()
@@ -194,54 +141,10 @@ def resume(
     here: Annotated[bool, typer.Option("--here", help="On this machine, although it was submitted to Slurm.")] = False,
 ) -> None:
     """Go on with a run: do exactly what is missing, by jobs where it was submitted to Slurm."""
-    _one_thread()
+    one_thread()
     from hpc.resume import resume_run
 
     raise typer.Exit(resume_run(run, ranks, raise_budget, here=here))
-
-
-@app.command()
-def stop(run: RunArgument, now: Annotated[bool, typer.Option("--now", help="Cancel its jobs, too.")] = False) -> None:
-    """Ask a run to stop where it loses nothing; nothing queues itself again."""
-    from hpc.cluster.steering import stop_run
-
-    raise typer.Exit(stop_run(run, now))
-
-
-@app.command()
-def retry(run: RunArgument) -> None:
-    """Submit the jobs of a run that failed again."""
-    from hpc.cluster.steering import retry_failed
-
-    raise typer.Exit(retry_failed(run))
-
-
-@app.command()
-def logs(
-    run: RunArgument, failed: Annotated[bool, typer.Option("--failed", help="Only of jobs that failed.")] = False
-) -> None:
-    """Print the last lines of what a run's jobs have written."""
-    from hpc.cluster.steering import show_logs
-
-    raise typer.Exit(show_logs(run, failed))
-
-
-@app.command()
-def plan(run: RunArgument, site: SiteOption) -> None:
-    """Print what submitting the rest of a run would ask of a site."""
-    from hpc.cluster.journeys import plan_run
-
-    plan_run(run, site)
-
-
-@site_app.command("check")
-def site_check(
-    site: Annotated[str, typer.Argument(help="Site profile: a name or a YAML file.", show_default=False)],
-) -> None:
-    """Compare a site profile with the cluster that this machine belongs to."""
-    from hpc.cluster.journeys import check_site
-
-    raise typer.Exit(check_site(site))
 
 
 @app.command()
@@ -341,7 +244,7 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Run strategies, tasks and seeds as one study under equal budgets and print its table. Run again to go on."""
-    _one_thread()
+    one_thread()
     from hpc.comparison import compare as compare_strategies
 
     raise typer.Exit(compare_strategies(study, out, jobs, json_))
@@ -395,14 +298,6 @@ def reference_build(
 
     begin_reference(library, run, count, max_atoms, ranks, config, set_)
     raise typer.Exit(resume_run(run, ranks))
-
-
-def _one_thread() -> None:
-    """Trainer and ranks share the cores, and sums in a fixed order need a fixed number of threads.
-
-    Must come before anything that counts the cores is imported.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main() -> None:

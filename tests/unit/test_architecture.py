@@ -85,8 +85,6 @@ IMPORT_NAMES = {
 }
 INDIRECT = {
     "CoRE_MOF",  # its data files, found by importlib
-    "submitit",  # the cluster comes with the next issues; users asked for it
-    "deepspeed",
     "mpich",  # a library and a launcher, not a module
     "pyzeo",  # run in a child process, because it ends its process on bad input
     "ruff", "mypy", "types_pyyaml",

@@ -1,0 +1,112 @@
+"""The commands that need a cluster: submit, stop, retry, logs, plan, site. `hpc.cli` adds them to `promof`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from hpc.options import (
+    ChainOption,
+    ConfigOption,
+    DryRunOption,
+    RunArgument,
+    SetOption,
+    SiteOption,
+    one_thread,
+)
+
+submit_app = typer.Typer(help="Hand a run's jobs to Slurm, after printing what they ask for.", no_args_is_help=True)
+site_app = typer.Typer(help="Profiles of sites: what their Slurm wants to be told.", no_args_is_help=True)
+
+
+@submit_app.command("design")
+def submit_design(
+    site: SiteOption,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="CONFIG", help="YAML file; `promof init --design` writes one.", show_default=False),
+    ] = None,
+    run: Annotated[Path, typer.Option("--run", help="Run directory, on a disk that all nodes see.")] = Path(
+        "runs/design"
+    ),
+    set_: SetOption = [],  # noqa: B006
+    chain: ChainOption = 0,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Design on a cluster: a training job, and MPI ranks that evaluate what it proposes."""
+    one_thread()
+    from hpc.cluster.journeys import submit_design as submit
+    from hpc.design import design_config
+
+    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run, chain))
+
+
+@submit_app.command("screen")
+def submit_screen(
+    site: SiteOption,
+    library: Annotated[str, typer.Argument(help="As of `promof screen`.")] = "",
+    run: Annotated[Path, typer.Option("--run", help="Run directory, on a disk that all nodes see.")] = Path(
+        "runs/screen"
+    ),
+    config: ConfigOption = None,
+    set_: SetOption = [],  # noqa: B006
+    chain: ChainOption = 0,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Screen on a cluster: a job that reads the library, and MPI ranks that evaluate it."""
+    one_thread()
+    from hpc.cluster.journeys import submit_screen as submit
+    from hpc.screening import screening_config
+
+    settings = screening_config(config, [*([f"library={library}"] if library else []), *set_], [])
+    raise typer.Exit(submit(settings, run, site, dry_run, chain))
+
+
+def stop(run: RunArgument, now: Annotated[bool, typer.Option("--now", help="Cancel its jobs, too.")] = False) -> None:
+    """Ask a run to stop where it loses nothing; nothing queues itself again."""
+    from hpc.cluster.steering import stop_run
+
+    raise typer.Exit(stop_run(run, now))
+
+
+def retry(run: RunArgument) -> None:
+    """Submit the jobs of a run that failed again."""
+    from hpc.cluster.steering import retry_failed
+
+    raise typer.Exit(retry_failed(run))
+
+
+def logs(
+    run: RunArgument, failed: Annotated[bool, typer.Option("--failed", help="Only of jobs that failed.")] = False
+) -> None:
+    """Print the last lines of what a run's jobs have written."""
+    from hpc.cluster.steering import show_logs
+
+    raise typer.Exit(show_logs(run, failed))
+
+
+def plan(run: RunArgument, site: SiteOption) -> None:
+    """Print what submitting the rest of a run would ask of a site."""
+    from hpc.cluster.journeys import plan_run
+
+    plan_run(run, site)
+
+
+@site_app.command("check")
+def site_check(
+    site: Annotated[str, typer.Argument(help="Site profile: a name or a YAML file.", show_default=False)],
+) -> None:
+    """Compare a site profile with the cluster that this machine belongs to."""
+    from hpc.cluster.journeys import check_site
+
+    raise typer.Exit(check_site(site))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of `app`."""
+    for command in (stop, retry, logs, plan):
+        app.command()(command)
+    app.add_typer(submit_app, name="submit")
+    app.add_typer(site_app, name="site")
