@@ -31,6 +31,7 @@ from promof_hpc.store.budget import BatchPlan, batches_of
 from promof_hpc.store.claims import Owner, claim, release, renew, suspect, suspects
 from promof_hpc.store.events import EventLog
 from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested, read_round, stop_requested
+from promof_hpc.store.shard import list_names
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -66,6 +67,7 @@ class Dealer:
         rounds: what is not committed yet of each round that has been seen.
         unfinished: at the last look a batch was not committed (another job may hold it).
         complete: no other round will come.
+        shared: another job is at work on the run, so that the last look may be out of date.
         looked: time of the last look.
     """
 
@@ -83,6 +85,7 @@ class Dealer:
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=TRIPWIRE_WINDOW))
     unfinished: bool = False
     complete: bool = False
+    shared: bool = True
     draining: str = ""
     looked: float = -math.inf
     idle_since: float = field(default_factory=time.monotonic)
@@ -129,8 +132,8 @@ class Dealer:
         if self.draining:
             return LEAVE
         while self.waiting:
-            plan = self.waiting.pop(0)
-            if plan.name in self.run.committed(int(plan.name.split("-")[0])):
+            plan = self.waiting.pop()
+            if self.shared and plan.name in self.run.committed(int(plan.name.split("-")[0])):
                 continue
             if claim(self.run, plan.name, self.owner, self.settings.claim_expiry_s):
                 return plan.name
@@ -153,8 +156,9 @@ class Dealer:
             self.rounds[number] = left = [p for p in plans if p.name not in committed]
             open_batches += [p for p in left if p.name not in self.in_hand]
         self.unfinished = bool(open_batches)
-        # earlier rounds first: somebody waits for them; within a round the largest first
-        self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name))
+        # from the end: earlier rounds first, since somebody waits for them; within a round the largest first
+        self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name), reverse=True)
+        self.shared = any(name not in self.in_hand for name in list_names(self.run.claims))
         self._drain(self._why_drain())
         hung = [(b, r) for b, r in self.in_hand.items() if time.monotonic() - self.heard[r] > self.settings.hang_s]
         for batch, rank in hung:

@@ -33,38 +33,67 @@ def pretrain_policy(policy: str, data: Sequence[Path], out: Path, overrides: Seq
     Raises:
         UsageError: the policy, the settings or the data cannot be used, or `out` holds another training.
     """
-    from promof_hpc.policy.pretrain import train
+    settings = training_settings(policy, overrides)
+    course = course_of(settings, data)
+    with _StopSignals() as stopped:
+        complete = train_course(course, settings, out, lambda: stopped.asked)
+    return DONE if complete else STOPPED
+
+
+def training_settings(policy: str, overrides: Sequence[str]) -> TrainingSettings:
+    """The settings of a policy's training, half an hour long unless `overrides` say otherwise.
+
+    Raises:
+        UsageError: there is no such policy, or the settings have mistakes.
+    """
+    from promof_hpc.config import load_config
+    from promof_hpc.config.pretrain import ChemistTraining, EngineerTraining
 
     if policy not in POLICIES:
         raise UsageError(f"there is no policy '{policy}' to train; known: {', '.join(POLICIES)}")
     keys = {key.partition("=")[0].strip() for key in overrides}
     length = [] if keys & {"minutes", "steps"} else [f"minutes={MINUTES:g}"]
-    settings, course = _course(policy, data, [*overrides, *length])
-    with _StopSignals() as stopped:
-        complete = train(course, settings, out, _Lines(), lambda: stopped.asked)
-    if not complete:
-        print(f"Stopped; the same command goes on. Checkpoint: {out / 'training' / policy}")
-        return STOPPED
-    print(f"Weights: {out / policy}.safetensors\nCard:    {out / policy}.card.json")
-    print(f"Curves:  tensorboard --logdir {out / 'training'}")
-    return DONE
+    model = ChemistTraining if policy == "chemist" else EngineerTraining
+    return load_config(model, None, [*overrides, *length])
 
 
-def _course(policy: str, data: Sequence[Path], overrides: Sequence[str]) -> tuple[TrainingSettings, Course]:
-    """The settings and what is learned from; mistakes in the settings are found before data is read."""
-    from promof_hpc.config import load_config
-    from promof_hpc.config.pretrain import ChemistTraining, EngineerTraining
+def course_of(settings: TrainingSettings, data: Sequence[Path]) -> Course:
+    """What the policy that these settings are of learns from.
+
+    Raises:
+        UsageError: a folder holds no prepared MOFs.
+    """
+    from promof_hpc.config.pretrain import ChemistTraining
+    from promof_hpc.policy.chemist_course import ChemistCourse
+    from promof_hpc.policy.engineer_course import EngineerCourse
     from promof_hpc.policy.training_data import TrainingData
 
-    if policy == "chemist":
-        from promof_hpc.policy.chemist_course import ChemistCourse
+    if isinstance(settings, ChemistTraining):
+        return ChemistCourse(TrainingData.read(data, molecules=False), settings)
+    assert isinstance(settings, EngineerTraining)
+    return EngineerCourse(TrainingData.read(data), settings)
 
-        chemist = load_config(ChemistTraining, None, overrides)
-        return chemist, ChemistCourse(TrainingData.read(data, molecules=False), chemist)
-    from promof_hpc.policy.engineer_course import EngineerCourse
 
-    engineer = load_config(EngineerTraining, None, overrides)
-    return engineer, EngineerCourse(TrainingData.read(data), engineer)
+def train_course(course: Course, settings: TrainingSettings, out: Path, stop: Callable[[], bool]) -> bool:
+    """Train to the end, or until `stop` says so after a step, and say how it went; whether it is complete.
+
+    Raises:
+        UsageError: `out` holds another training.
+    """
+    from promof_hpc.policy.pretrain import train
+
+    policy = course.policy
+    if not train(course, settings, out, _Lines(), stop):
+        print(f"Stopped; the same command goes on. Checkpoint: {out / 'training' / policy}")
+        return False
+    print(f"Weights: {out / policy}.safetensors\nCard:    {out / policy}.card.json")
+    print(f"Curves:  tensorboard --logdir {out / 'training'}")
+    return True
+
+
+def is_trained(policy: str, out: Path) -> bool:
+    """Whether weights of the policy are there, with the card that is written after them."""
+    return f"{policy}.card.json" in list_names(out)
 
 
 class _StopSignals:
