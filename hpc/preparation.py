@@ -6,8 +6,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpc.exit_codes import DONE, INCOMPLETE
+
+if TYPE_CHECKING:
+    from data_prep.settings import PrepSettings
 
 LINE_EVERY_S = 15.0
 
@@ -21,13 +25,19 @@ def prepare_library(
         UsageError: the source cannot be used, or `out` holds another preparation.
     """
     from data_prep.build import prepare
+
+    settings = preparation_settings(seed, conformers, max_atoms, max_blocks)
+    summary = prepare(source, out, settings, Lines(), workers)
+    print("\n".join([*summary.lines(), f"Training set: {out}"]))
+    return DONE
+
+
+def preparation_settings(seed: int, conformers: bool, max_atoms: int, max_blocks: int) -> PrepSettings:
+    """The settings of a preparation; one seed draws the split and the conformers."""
     from data_prep.settings import PrepSettings
 
     settings = PrepSettings(conformers=conformers, seed=seed, max_atoms=max_atoms, max_blocks=max_blocks)
-    settings = replace(settings, split=replace(settings.split, seed=seed))
-    summary = prepare(source, out, settings, _Lines(), workers)
-    print("\n".join([*summary.lines(), f"Training set: {out}"]))
-    return DONE
+    return replace(settings, split=replace(settings.split, seed=seed))
 
 
 def prepare_synthetic(data: Path | None, out: Path, count: int, seed: int, workers: int) -> int:
@@ -41,18 +51,19 @@ def prepare_synthetic(data: Path | None, out: Path, count: int, seed: int, worke
 
     if data is None:
         raise UsageError("`promof prep synthetic` needs --data, a folder made by `promof prep`.")
-    summary = synthesise(data, out, SyntheticSettings(count=count, seed=seed), _Lines(), workers)
+    summary = synthesise(data, out, SyntheticSettings(count=count, seed=seed), Lines(), workers)
     print("\n".join([*summary.lines(), f"Synthetic set: {out}"]))
     return DONE if summary.made == count else INCOMPLETE
 
 
-class _Lines:
+class Lines:
     """Progress as plain lines, one at the end of each step and every so often in between."""
 
     def __init__(self) -> None:
         self._printed = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
+        """Say how much of a step is done."""
         if done == total or time.monotonic() - self._printed > LINE_EVERY_S:
             self._printed = time.monotonic()
             print(f"{step}: {done}/{total}", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hpc.console import duration
 from hpc.exit_codes import DONE, STOPPED
 from promof_hpc.errors import UsageError
+from promof_hpc.store.shard import list_names
 
 if TYPE_CHECKING:
     from promof_hpc.config.pretrain import TrainingSettings
@@ -63,15 +64,16 @@ def course_of(settings: TrainingSettings, data: Sequence[Path]) -> Course:
     Raises:
         UsageError: a folder holds no prepared MOFs.
     """
-    from promof_hpc.config.pretrain import ChemistTraining
+    from promof_hpc.config.pretrain import ChemistTraining, EngineerTraining
     from promof_hpc.policy.chemist_course import ChemistCourse
     from promof_hpc.policy.engineer_course import EngineerCourse
     from promof_hpc.policy.training_data import TrainingData
 
     if isinstance(settings, ChemistTraining):
         return ChemistCourse(TrainingData.read(data, molecules=False), settings)
-    assert isinstance(settings, EngineerTraining)
-    return EngineerCourse(TrainingData.read(data), settings)
+    if isinstance(settings, EngineerTraining):
+        return EngineerCourse(TrainingData.read(data), settings)
+    raise TypeError(f"{type(settings).__name__} are settings of no policy")
 
 
 def train_course(course: Course, settings: TrainingSettings, out: Path, stop: Callable[[], bool]) -> bool:

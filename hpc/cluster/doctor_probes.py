@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc.cluster.doctor_disk import clock, links, locks, quota, space
+from hpc.cluster.doctor_mpi import mpi, threads
 from hpc.cluster.site_check import Check
 from hpc.kinds import config_of
 from promof_hpc.config import DesignConfig, PotentialSettings, RunConfig
@@ -29,11 +27,7 @@ from promof_hpc.store.shard import list_names
 
 PACKAGE_OF = {"sevennet-0": "sevenn", "chgnet-0.3.0": "chgnet", "uma": "fairchem-core"}
 EXTRA_OF = {"deepspeed": "promof-hpc[train]", "fairchem-core": "promof-hpc[uma]"}
-LIBRARIES = ("libmpi.so", "libmpi.so.12", "libmpi.so.40")  # the names that mpi4py tries, mpich's and Open MPI's
-SPEAKS = {"mpich": ("pmi2",), "openmpi": ("pmix",)}
-LAUNCHER_WORDS = {"HYDRA": "mpich", "Intel": "mpich", "OpenRTE": "openmpi", "Open MPI": "openmpi", "prte": "openmpi"}
-ASK_S = 30.0
-ONE_MPI = "unload the module, or pip uninstall the wheel, of the one that is not meant"
+ASK_S = 60.0
 STAGE_AGAIN = "stage the right file again (`promof stage`), or begin another run"
 
 
@@ -66,7 +60,9 @@ def packages(place: str) -> Iterator[Check]:
     remedy = f"pip install {' '.join(repr(EXTRA_OF.get(name, name)) for name in absent)} into the jobs' Python"
     yield Check("packages", not absent, told, remedy)
     conflicts = _conflicts(set(found))
-    yield Check("they fit together", *conflicts, "install the versions that it asks for (constraints.txt is such a set)")
+    yield Check(
+        "they fit together", *conflicts, "install the versions that it asks for (constraints.txt is such a set)"
+    )
 
 
 def _version(name: str) -> str:
@@ -79,7 +75,7 @@ def _version(name: str) -> str:
 def _conflicts(names: set[str]) -> tuple[bool | None, str]:
     """What `pip check` says of these packages."""
     command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S * 2, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S, check=False)
     if "No module named pip" in done.stderr:
         return None, "pip is not there to ask"
     lines = [line for line in done.stdout.splitlines() if line.split(" ", 1)[0].lower().replace("_", "-") in names]
@@ -139,102 +135,6 @@ def deepspeed() -> Iterator[Check]:
     yield Check("DeepSpeed", True, f"{deepspeed.__version__} can be imported")
 
 
-# MPI
-
-
-def mpi(library: str, flag: str) -> Iterator[Check]:
-    """That there is one MPI, that of the profile, with a launcher and an srun plugin of the same kind.
-
-    Args:
-        library: of the site profile: mpich, openmpi or other; empty: any.
-        flag: with which srun starts ranks, such as --mpi=pmi2; empty: not told.
-    """
-    found = _libraries()
-    import mpi4py
-
-    mpi4py.rc.initialize = False
-    from mpi4py import MPI
-
-    said = MPI.Get_library_version().strip("\0\n ").splitlines()[0]
-    kind = "openmpi" if said.startswith("Open MPI") else "mpich"
-    forced = [f"{name}={os.environ[name]}" for name in ("MPI4PY_MPIABI", "MPI4PY_LIBMPI") if os.environ.get(name)]
-    places = ", ".join(f"{path} ({of})" for path, of in found.items())
-    detail = f"{said}; mpi4py finds {places or 'none by its name'}{''.join(f'; {text}' for text in forced)}"
-    right = library in ("", "other") or ("Open MPI" if library == "openmpi" else "MPICH") in said
-    remedy = ONE_MPI if right else f"the profile says {library}: load it in `setup`, or correct mpi.library"
-    yield Check("one MPI", right and len(found) <= 1, detail, remedy)
-    yield _launcher(kind)
-    if flag:
-        plugin = flag.removeprefix("--mpi=")
-        speaks = plugin.split("_")[0] in SPEAKS[kind]
-        # Open MPI 5 becomes singletons under pmi2; an MPICH may have been built for PMIx, the wheel was not
-        passed = speaks or (False if kind == "openmpi" and plugin == "pmi2" else None)
-        remedy = f"{kind} usually wants --mpi={SPEAKS[kind][0]}; inside a job the doctor sees whether ranks meet"
-        yield Check("MPI of srun", passed, f"{flag} for {kind}", remedy)
-
-
-def _libraries() -> dict[str, str]:
-    """Kind of every MPI library that mpi4py could load, by its path; one that is found twice counts once."""
-    prefixes = dict.fromkeys((sys.exec_prefix, sys.base_exec_prefix))
-    folders = [f"{prefix}/lib" for prefix in prefixes if prefix != "/usr"]
-    folders += [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
-    named = [os.path.join(folder, name) for folder in folders for name in LIBRARIES]
-    candidates = [path for path in named if os.path.exists(path)] + list(LIBRARIES)
-    candidates += [path for path in os.environ.get("MPI4PY_LIBMPI", "").split(":") if path]
-    found: dict[str, str] = {}
-    for candidate in candidates:
-        with contextlib.suppress(OSError, AttributeError):
-            loaded = ctypes.CDLL(candidate, os.RTLD_LAZY | os.RTLD_LOCAL)
-            version = loaded.MPI_Get_version
-            found[_file_of(version)] = "openmpi" if hasattr(loaded, "ompi_mpi_comm_self") else "mpich"
-    return found
-
-
-class _Symbol(ctypes.Structure):
-    """Dl_info of dladdr(3)."""
-
-    _fields_ = (
-        ("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("address", ctypes.c_void_p)
-    )  # fmt: skip
-
-
-def _file_of(function: Any) -> str:
-    """The file that a loaded function came from."""
-    info = _Symbol()
-    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(info))
-    return os.path.realpath((info.file or b"?").decode())
-
-
-def _launcher(kind: str) -> Check:
-    beside = Path(sys.executable).parent / "mpiexec"
-    path = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if path is None:
-        return Check("mpiexec", None, "not found", "local runs of several ranks need one; jobs start theirs by srun")
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=ASK_S, check=False)
-    said = done.stdout + done.stderr
-    theirs = next((of for word, of in LAUNCHER_WORDS.items() if word in said), None)
-    passed = None if theirs is None else theirs == kind
-    detail = f"{path} is {theirs or 'of a kind that is not known'}, mpi4py's library {kind}"
-    return Check("mpiexec", passed, detail, f"put the {kind} one first in PATH: ranks of another would not meet")
-
-
-def threads() -> Iterator[Check]:
-    """That this MPI lets several threads communicate."""
-    import mpi4py
-
-    mpi4py.rc.thread_level = "multiple"
-    from mpi4py import MPI
-
-    yield thread_level(MPI.Query_thread(), MPI.THREAD_MULTIPLE)
-
-
-def thread_level(level: int, wanted: int) -> Check:
-    """Whether MPI's level of threads is that which rank 0 needs, which deals while it computes."""
-    words = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
-    name = next((word for word, of in zip(words, range(wanted - 3, wanted + 1), strict=True) if of == level), level)
-    return Check("MPI threads", level >= wanted, f"MPI_THREAD_{name}", "load an MPI that was built with threads")
-
-
 # weights
 
 
@@ -292,7 +192,9 @@ def policies(place: str) -> Iterator[Check]:
         return
     now = inputs_of(config)
     begun: Mapping[str, Mapping[str, str]] = run.provenance_record() if run is not None else now
-    changed = [name for kind in now for name in {**begun[kind], **now[kind]} if begun[kind].get(name) != now[kind].get(name)]
+    changed = [
+        name for kind in now for name in {**begun[kind], **now[kind]} if begun[kind].get(name) != now[kind].get(name)
+    ]
     if changed:
         remedy = "put the old ones back (see policy.weights and policy.data), or begin another run"
         yield Check("policies", False, f"others than the campaign began with: {', '.join(changed)}", remedy)

@@ -135,7 +135,13 @@ class _Stopping:
 def _begin_deepspeed(backend: str, limit: timedelta) -> None:
     if backend == "gloo":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise PromofError(
+            f"DeepSpeed cannot be loaded ({error}), which several training processes need: pip install "
+            "'promof-hpc[train]', or set training.tasks to 1."
+        ) from error
 
     # Its compilation leaves a lock where a process is killed meanwhile, at which every later start waits for ever.
     # (`import deepspeed.comm.torch as x` gives the real torch: the package's attribute of that name is another module.)

@@ -62,5 +62,8 @@ def _load_own(name: str, device: str) -> Potential:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"Cannot load the potential '{name}' ({error}); is its module in PYTHONPATH?") from error
-    potential: Potential = factory(device)
+    try:
+        potential: Potential = factory(device)
+    except TypeError as error:
+        raise UsageError(f"The potential '{name}' cannot be made with a device alone: {error}.") from error
     return potential
