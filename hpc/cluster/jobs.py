@@ -124,7 +124,9 @@ class Job:
         before = os.environ.get(CHAIN_VARIABLE, "")
         if before and not may_go_on(run, job.number, job.rank, before.split(",")):
             raise SystemExit(0)
-        job.note("job_began", host=os.uname().nodename)
+        # the allocation is older than this process; Slurm says since when where it is new enough
+        since = float(os.environ.get("SLURM_JOB_START_TIME", time.time()))
+        job.note("job_began", host=os.uname().nodename, tasks=int(os.environ["SLURM_NTASKS"]), allocated_s=since)
         return job
 
     def note(self, event: str, **content: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpc.cluster.goodput import describe as describe_goodput
+from hpc.cluster.goodput import goodput
 from hpc.cluster.overview import JobView, jobs_of, log_files
 from hpc.cluster.plan import plan_text
 from hpc.cluster.scheduler import Scheduler
@@ -14,6 +16,7 @@ from hpc.exit_codes import DONE, FAILED
 from hpc.kinds import config_of, is_done
 from promof_hpc.config import load_config
 from promof_hpc.errors import PromofError
+from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop
 from promof_hpc.store.shard import list_names
 
@@ -98,6 +101,7 @@ def describe_jobs(run: RunDir) -> Sequence[str]:
     """A line a job, and what to do where one is missing; empty where none was submitted."""
     jobs = jobs_of(run) if is_on_cluster(run) else []
     lines = [job.describe() for job in jobs]
+    lines += describe_goodput(goodput(read_events(run)) if jobs else {})
     missing = [] if not jobs or is_done(run) else _missing(run, jobs)
     if missing:
         roles = " and ".join(str(one.request.role) for one in missing)
