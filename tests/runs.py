@@ -1,16 +1,20 @@
 """Builders of small run directories for tests."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from promof_hpc.config import ScreenConfig, dump_config
+from promof_hpc.config import ScreenConfig, dump_config, load_config
+from promof_hpc.physics.evaluate import evaluation_id
+from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
 from promof_hpc.store.results import result_shard
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import Candidate, Evaluation, Outcome, Row
 from promof_hpc.store.shard import publish_text, write_shard
-from promof_hpc.structure import Structure
+from promof_hpc.structure import Structure, canonical
+from tests.potentials import POISON_ATOMS
 
 
 def crystal(seed: int, atoms: int = 4, symbols: tuple[int, ...] = (10, 18)) -> Structure:
@@ -46,3 +50,24 @@ def commit(run: RunDir, batch: str, outcome: Outcome = Outcome.CONVERGED, charge
     a, b = np.asarray(shard.arrays["batch_ptr"])[k : k + 2]
     rows = [Row(str(i), outcome, charged=charged) for i in shard.arrays["evaluation_id"][a:b]]
     return write_shard(run.result(batch), result_shard([Evaluation(r, crystal(0)) for r in rows], batch, {}))
+
+
+def lennard_jones_run(
+    path: Path, potential: str, count: int = 16, *settings: str, poison: tuple[int, ...] = ()
+) -> RunDir:
+    """A screening that has been read, with `count` Lennard-Jones crystals, those at `poison` of the deadly size."""
+    config = load_config(ScreenConfig, None, [
+        "evaluation.stages=read,relax", f"evaluation.potential.name=tests.potentials:{potential}",
+        "evaluation.relax.max_steps=15", "farm.batch_structures=2", "farm.drain_s=0", *settings,
+    ])  # fmt: skip
+    run = new_run(path, config)
+    judge = load_potential(config.evaluation.potential.name)
+    publish_text(run.provenance, json.dumps({"kind": "screen", "potential": {"weights_sha256": judge.weights_sha256}}))
+    crystals = [canonical(crystal(k, POISON_ATOMS if k in poison else 5)) for k in range(count)]
+    candidates = [Candidate(evaluation_id(c, judge, config.evaluation), c) for c in crystals]
+    batches = cut_batches([len(c) for c in crystals], config.farm.batch_structures, 10_000)
+    run.make_round(0)
+    entries = [Entry(f"e{k}", c.evaluation_id) for k, c in enumerate(candidates)]
+    write_shard(run.candidates(0), candidate_shard(candidates, batches, entries, {"library": "test"}))
+    publish_text(run.ingested, "{}")
+    return run

@@ -1,7 +1,6 @@
 """The farm under SIGKILL: nothing committed is lost, nothing is spent twice, the innocent are not convicted."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -13,43 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from promof_hpc.config import ScreenConfig, load_config
-from promof_hpc.physics.evaluate import evaluation_id
-from promof_hpc.physics.registry import load_potential
 from promof_hpc.store.budget import fold
-from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches
 from promof_hpc.store.claims import live_claims, suspects
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, stop_requested
-from promof_hpc.store.schema import Candidate, Outcome
-from promof_hpc.store.shard import publish_text, write_shard
+from promof_hpc.store.schema import Outcome
 from promof_hpc.store.verify import verify
-from promof_hpc.structure import canonical
 from tests.potentials import POISON_ATOMS
 from tests.processes import kill_everything, ranks_of, table_of, wait_for
-from tests.runs import crystal, new_run
+from tests.runs import lennard_jones_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def _run(path: Path, potential: str, count: int = 16, *settings: str, poison: tuple[int, ...] = ()) -> RunDir:
-    """A run with `count` Lennard-Jones crystals, those at `poison` of the deadly size."""
-    config = load_config(ScreenConfig, None, [
-        "evaluation.stages=read,relax", f"evaluation.potential.name=tests.potentials:{potential}",
-        "evaluation.relax.max_steps=15", "farm.batch_structures=2", "farm.drain_s=0", *settings,
-    ])  # fmt: skip
-    run = new_run(path, config)
-    judge = load_potential(config.evaluation.potential.name)
-    publish_text(run.provenance, json.dumps({"kind": "screen", "potential": {"weights_sha256": judge.weights_sha256}}))
-    crystals = [canonical(crystal(k, POISON_ATOMS if k in poison else 5)) for k in range(count)]
-    candidates = [Candidate(evaluation_id(c, judge, config.evaluation), c) for c in crystals]
-    batches = cut_batches([len(c) for c in crystals], config.farm.batch_structures, 10_000)
-    run.make_round(0)
-    entries = [Entry(f"e{k}", c.evaluation_id) for k, c in enumerate(candidates)]
-    write_shard(run.candidates(0), candidate_shard(candidates, batches, entries, {"library": "test"}))
-    publish_text(run.ingested, "{}")
-    return run
 
 
 def _launch(run: RunDir, ranks: int = 2) -> subprocess.Popen:
@@ -65,13 +39,13 @@ def _launch(run: RunDir, ranks: int = 2) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    run = _run(tmp_path_factory.mktemp("calm") / "run", "Slow")
+    run = lennard_jones_run(tmp_path_factory.mktemp("calm") / "run", "Slow")
     assert _launch(run).wait(120) == 0
     return table_of(run)
 
 
 def test_a_second_start_of_a_finished_run_does_nothing(tmp_path):
-    run = _run(tmp_path / "run", "Slow", 4)
+    run = lennard_jones_run(tmp_path / "run", "Slow", 4)
     assert _launch(run).wait(120) == 0
     stamps = {p: p.stat().st_mtime_ns for p in run.results(0).iterdir()}
     assert _launch(run).wait(120) == 0
@@ -80,7 +54,7 @@ def test_a_second_start_of_a_finished_run_does_nothing(tmp_path):
 
 @pytest.mark.parametrize("victim", ["rank 0", "another rank", "all ranks", "launcher", "everything"])
 def test_a_killed_farm_ends_with_the_table_of_an_undisturbed_one(tmp_path, victim, undisturbed):
-    run = _run(tmp_path / "run", "Slow")
+    run = lennard_jones_run(tmp_path / "run", "Slow")
     rng = random.Random(victim)
     launcher = _launch(run)
     after = rng.randint(1, 4)
@@ -109,7 +83,7 @@ def test_a_killed_farm_ends_with_the_table_of_an_undisturbed_one(tmp_path, victi
 
 
 def test_ten_kills_of_everything_on_one_long_batch_convict_nobody(tmp_path):
-    run = _run(tmp_path / "run", "Slow", 6, "farm.batch_structures=6", "evaluation.relax.max_steps=40")
+    run = lennard_jones_run(tmp_path / "run", "Slow", 6, "farm.batch_structures=6", "evaluation.relax.max_steps=40")
     rng = random.Random(1)
     for kill in range(10):
         launcher = _launch(run, ranks=1)
@@ -125,7 +99,7 @@ def test_ten_kills_of_everything_on_one_long_batch_convict_nobody(tmp_path):
 
 
 def test_a_poison_structure_is_convicted_and_nothing_else_is_lost(tmp_path):
-    run = _run(tmp_path / "run", "Crashing", 8, poison=(3,))
+    run = lennard_jones_run(tmp_path / "run", "Crashing", 8, poison=(3,))
     assert _launch(run).wait(180) == 0
     rows = [e.row for e in read_results(run)]
     crashed = [r for r in rows if r.outcome is Outcome.CRASHED]
@@ -137,7 +111,7 @@ def test_a_poison_structure_is_convicted_and_nothing_else_is_lost(tmp_path):
 
 
 def test_a_hanging_structure_is_timed_out_and_nothing_else_is_lost(tmp_path):
-    run = _run(tmp_path / "run", "Hanging", 6, "farm.hang_s=6", poison=(2,))
+    run = lennard_jones_run(tmp_path / "run", "Hanging", 6, "farm.hang_s=6", poison=(2,))
     assert _launch(run).wait(240) == 0
     outcomes = {r.row.atoms: r.row.outcome for r in read_results(run)}
     assert outcomes[POISON_ATOMS] is Outcome.TIMED_OUT
@@ -146,7 +120,7 @@ def test_a_hanging_structure_is_timed_out_and_nothing_else_is_lost(tmp_path):
 
 
 def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):
-    run = _run(tmp_path / "run", "Slow", 48)
+    run = lennard_jones_run(tmp_path / "run", "Slow", 48)
     launcher = _launch(run)
     wait_for(lambda: run.committed(0), 90, "the first commit")
     launcher.send_signal(signal.SIGTERM)
@@ -160,7 +134,7 @@ def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):
 
 
 def test_a_second_leader_is_turned_away_while_the_first_is_at_work(tmp_path):
-    run = _run(tmp_path / "run", "Slow")
+    run = lennard_jones_run(tmp_path / "run", "Slow")
     first = _launch(run)
     wait_for(lambda: run.lease.exists(), 60, "the lease")
     second = subprocess.run([sys.executable, "-m", "hpc.cli", "resume", str(run.path)], env=ENVIRONMENT, cwd=ROOT,
@@ -172,7 +146,7 @@ def test_a_second_leader_is_turned_away_while_the_first_is_at_work(tmp_path):
 
 
 def test_failures_are_charged_once_and_never_tried_again(tmp_path):
-    run = _run(tmp_path / "run", "SometimesNaN", 12)
+    run = lennard_jones_run(tmp_path / "run", "SometimesNaN", 12)
     for _ in range(4):  # the first does it all; three more starts of the finished run spend nothing
         assert _launch(run).wait(120) == 0
         ledger = fold(run, 12)
@@ -182,14 +156,14 @@ def test_failures_are_charged_once_and_never_tried_again(tmp_path):
 
 
 def test_potentials_that_mostly_fail_stop_the_job(tmp_path):
-    run = _run(tmp_path / "run", "AlwaysNaN", 80)
+    run = lennard_jones_run(tmp_path / "run", "AlwaysNaN", 80)
     assert _launch(run).wait(120) == 3
     ledger = fold(run, None)
     assert 50 <= ledger.committed < 80
 
 
 def test_a_farm_of_singletons_is_refused_before_anything_is_charged(tmp_path):
-    run = _run(tmp_path / "run", "Slow", 2)
+    run = lennard_jones_run(tmp_path / "run", "Slow", 2)
     alone = subprocess.run([sys.executable, "-m", "hpc.farm", str(run.path)], env={**ENVIRONMENT, "PROMOF_RANKS": "4"},
                            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert alone.returncode == 65
@@ -198,7 +172,7 @@ def test_a_farm_of_singletons_is_refused_before_anything_is_charged(tmp_path):
 
 
 def test_ranks_that_fail_end_together_and_the_launcher_gives_up(tmp_path):
-    run = _run(tmp_path / "run", "FailingLater", 2)
+    run = lennard_jones_run(tmp_path / "run", "FailingLater", 2)
     launcher = _launch(run)
     assert launcher.wait(150) == 1  # neither for ever nor without end: ten starts
     assert "no such device" in max(run.logs.iterdir()).read_text()
@@ -207,6 +181,6 @@ def test_ranks_that_fail_end_together_and_the_launcher_gives_up(tmp_path):
 
 
 def test_the_result_set_does_not_depend_on_the_number_of_ranks(tmp_path, undisturbed):
-    run = _run(tmp_path / "run", "Slow")
+    run = lennard_jones_run(tmp_path / "run", "Slow")
     assert _launch(run, ranks=1).wait(120) == 0
     assert table_of(run) == undisturbed

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
+import subprocess
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+from hpc.cluster.site import load_site
+from promof_hpc.config import dump_config
+from promof_hpc.store.budget import fold
+from promof_hpc.store.claims import live_claims
 from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.shard import publish_text
 from tests.processes import wait_for
-from tests.slurm.faults import FAULTS, Scene
+from tests.runs import lennard_jones_run
+from tests.slurm.client import ENDED, State
+from tests.slurm.faults import FAULTS, Scene, tasks_of
 from tests.slurm.users import BUDGET, User, committed, ended, is_exact, small_campaign
 
+STRUCTURES = 6
 HANG_S = 25  # more than loading and compiling take on a busy machine
 
 
@@ -19,16 +33,14 @@ def config(tmp_path_factory):
     return small_campaign(tmp_path_factory.mktemp("small"))
 
 
-def _moments() -> list:
-    cases = []
-    for fault in FAULTS:
-        for moment in range(3):
-            marks = [pytest.mark.full] if moment else []
-            cases.append(pytest.param(fault, moment, id=f"{fault}, moment {moment + 1}", marks=marks))
-    return cases
+def _three(fault: str, *values: object) -> list:
+    """Three moments, of which only the first is for every day."""
+    return [
+        pytest.param(*values, k, id=f"{fault}, moment {k + 1}", marks=[pytest.mark.full] if k else []) for k in range(3)
+    ]
 
 
-@pytest.mark.parametrize(("fault", "moment"), _moments())
+@pytest.mark.parametrize(("fault", "moment"), [case for fault in FAULTS for case in _three(fault, fault)])
 def test_a_campaign_survives(cluster, config, tmp_path, fault, moment):
     user, run, chance = User(cluster, tmp_path), RunDir(tmp_path / "run"), random.Random(f"{fault} {moment}")
     hang_s = HANG_S if fault == "SIGSTOP of a rank" else 600
@@ -53,3 +65,62 @@ def _to_the_end(user: User, run: RunDir) -> None:
         if ended(run):
             return
         user.promof("resume", run.path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 80 MB; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("moment", _three("full disk"))
+def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, small_disk, moment):
+    user, run, chance = User(cluster, tmp_path), RunDir(small_disk / "run"), random.Random(f"full {moment}")
+    train, evaluate = user.submit(config, run, "farm.drain_s=1")
+    share = (moment + chance.random()) / 3
+    wait_for(lambda: committed(run) >= 1 + share * 0.7 * BUDGET / 2, 180, "the moment")
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    cluster.wait_for(int(evaluate), *ENDED, seconds=90)
+    ballast.unlink()
+    cluster.wait_for(int(train), State.RUNNING, *ENDED, seconds=90)
+    _to_the_end(user, run)
+    is_exact(run)
+
+
+def fill(ballast: Path) -> None:
+    """Leave not a byte."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 65_536)
+
+
+@pytest.mark.parametrize("kills", [pytest.param(10, id="ten SIGKILLs of everything on one long batch")])
+def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_path, kills):
+    user, chance = User(cluster, tmp_path), random.Random(1)
+    overrides = (f"farm.batch_structures={STRUCTURES}", "evaluation.relax.max_steps=40", "farm.ranks=2")
+    run = lennard_jones_run(tmp_path / "run", "Slow", STRUCTURES, *overrides)
+    publish_text(run.site, dump_config(load_site("test-cluster")))
+    for kill in range(kills):
+        said = user.promof("resume", run.path)
+        job = re.findall(r"as job (\d+)", said)[-1]
+        wait_for(lambda: live_claims(run, 1e9), 90, f"the batch in hand at kill {kill}")
+        time.sleep(chance.random() * 0.5)
+        for task in tasks_of(job):
+            with contextlib.suppress(psutil.Error):
+                task.kill()
+        cluster.wait_for(int(job), *ENDED)
+        assert run.committed(0) == []
+    user.promof("resume", run.path)
+    wait_for(lambda: fold(run, None).finished, 180, "the batch")
+    ledger = fold(run, None)
+    assert ledger.committed == STRUCTURES
+    assert "crashed" not in ledger.outcomes
