@@ -99,6 +99,8 @@ def jobs_of(run: RunDir) -> list[JobView]:
 
 
 def _view(submitted: Submitted, events: Sequence[dict[str, object]], requeued: int, seen: Seen) -> JobView:
+    leads = submitted.role.partition(" ")[0]  # of a job with two steps the first one decides
+    events = [e for e in events if e["role"] in (leads, "chain", "ingest")]
     began = [e for e in events if e["event"] == "job_began"]
     last = began[-1] if began else None
     since = [e for e in events if last is None or e["restart"] == last["restart"]]

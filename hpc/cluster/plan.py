@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc.cluster.batch_script import allocation, sbatch_text
+from hpc.cluster.batch_script import Request, allocation
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place
 from hpc.cluster.submission import Wanted, with_code
@@ -70,28 +70,34 @@ def plan_text(run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wante
     if not texts:
         return "\n".join(lines)
     there = with_code(site, snapshot_place(run))
-    scripts = [f"\n--- {one.request.name} ---\n{sbatch_text(one.request, there)}" for one in wanted]
+    scripts = [f"\n--- {one.request.name} ---\n{one.script(there)}" for one in wanted]
     return "\n".join([*lines, *scripts])
 
 
 def _jobs(wanted: Sequence[Wanted], site: Site) -> list[str]:
     lines = []
     for one in wanted:
-        asked, request = allocation(one.request, site), one.request
-        what = f"{asked.nodes} x {asked.tasks_per_node} tasks, {asked.cpus_per_task} CPUs each"
-        gpus = f", {site.gpus_per_node} GPUs a node" if asked.gpus else ""
+        beside = f"; beside it {_tasks(one.beside, site)}" if one.beside else ""
         after = f", after {', '.join(one.after)}" if one.after else ""
-        lines.append(f"{request.name}: {what}{gpus}, {request.time_min} min{after}")
-        if request.time_min < SHORT_MIN:
+        time_min = one.request.time_min
+        lines.append(f"{one.request.name}: {_tasks(one.request, site)}{beside}, {time_min} min{after}")
+        if time_min < SHORT_MIN:
             lines.append(f"  its limit is below {SHORT_MIN} min: most of it goes into starting and saving")
     return lines
+
+
+def _tasks(request: Request, site: Site) -> str:
+    asked = allocation(request, site)
+    gpus = f", {site.gpus_per_node} GPUs a node" if asked.gpus else ""
+    return f"{asked.nodes} x {asked.tasks_per_node} tasks, {asked.cpus_per_task} CPUs each{gpus}"
 
 
 def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site) -> list[str]:
     budget = "the whole library" if config.budget is None else f"{config.budget} evaluations"
     left = "not known before it is read" if cost.left is None else f"{cost.left} left"
     lines = [f"Budget: {budget}, {left}.", f"Basis: {cost.basis}."]
-    ranks = sum(w.request.nodes * w.request.tasks_per_node for w in wanted if w.request.role == "evaluate")
+    steps = [request for w in wanted for request in (w.request, w.beside) if request is not None]
+    ranks = sum(request.nodes * request.tasks_per_node for request in steps if request.role == "evaluate")
     if cost.hours is not None and ranks:
         unit = "GPU-hours" if site.gpus_per_node else "core-hours"
         lines.append(f"Evaluation: {cost.hours:.1f} {unit}, {cost.hours / ranks:.1f} h on {ranks} ranks.")

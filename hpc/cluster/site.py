@@ -107,6 +107,8 @@ class Site(Section):
     """slurm, or none: jobs run on this machine."""
     private_cluster: bool = False
     """True only for a Slurm of one's own, as in the tests, which may be asked more often than once a minute."""
+    layout: Literal["split", "one_job"] = "split"
+    """split: training and evaluating are two jobs; one_job: two steps side by side in one allocation."""
     partition: Text = None
     """Partition (sbatch --partition); none: the site's default."""
     account: Text = None

@@ -104,7 +104,7 @@ def describe_jobs(run: RunDir) -> Sequence[str]:
     lines += describe_goodput(goodput(read_events(run)) if jobs else {})
     missing = [] if not jobs or is_done(run) else _missing(run, jobs)
     if missing:
-        roles = " and ".join(str(one.request.role) for one in missing)
+        roles = " and ".join(one.what for one in missing)
         failed = f"; `promof logs {run.path} --failed` says why" if any(job.failed for job in jobs) else ""
         lines.append(f"No {roles} job is left: `promof resume {run.path}` submits what is missing{failed}.")
     return lines

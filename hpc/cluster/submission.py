@@ -8,11 +8,21 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpc.cluster.batch_script import Request, Role, parameters, python_command, usual_request
+from hpc.cluster.batch_script import (
+    Request,
+    Role,
+    Template,
+    parameters,
+    python_command,
+    render,
+    sbatch_text,
+    usual_request,
+)
 from hpc.cluster.jobs import Evaluate, Ingest, Train
+from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import take_snapshot
 from promof_hpc.config import DesignConfig, RunConfig, dump_config
@@ -31,13 +41,26 @@ class Wanted:
     """A job to be submitted.
 
     Attributes:
-        job: what its tasks call.
+        job: what its tasks call; of a job with two steps the first one's.
         after: names of wanted jobs that must have ended before.
+        beside: second step of the same job.
     """
 
     job: Runnable
     request: Request
     after: tuple[str, ...] = ()
+    beside: Request | None = None
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return str(self.request.role) if self.beside is None else f"{self.request.role} and {self.beside.role}"
+
+    def script(self, site: Site) -> str:
+        """What is submitted."""
+        if self.beside is None:
+            return sbatch_text(self.request, site)
+        return render(Template.ONE_JOB, (self.request, self.beside), site)
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,8 @@ def wanted_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
     evaluate = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
     if isinstance(config, DesignConfig):
         train = spread(usual_request(Role.TRAIN, run.path, site), config.training.tasks, "training.tasks")
+        if site.layout == "one_job":
+            return [Wanted(Train(place), replace(train, name=f"promof-{run.path.name}"), beside=evaluate)]
         return [Wanted(Train(place), train), Wanted(Evaluate(place), evaluate)]
     if is_ingested(run):
         return [Wanted(Evaluate(place), evaluate)]
@@ -102,10 +127,11 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     done: list[Submitted] = []
     for one in wanted:
         before = tuple(s.job for s in done if s.name in one.after)
-        done.append(_submit(run, with_code(site, code), replace(one.request, after=before), one.job, code))
+        first = replace(one, request=replace(one.request, after=before))
+        done.append(_submit(run, with_code(site, code), first, code.name))
         for _ in range(0 if one.request.role is Role.SERIAL else chain):
-            link = replace(one.request, after=(done[-1].job,), chained=True)
-            done.append(_submit(run, with_code(site, code), link, one.job, code))
+            link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))
+            done.append(_submit(run, with_code(site, code), link, code.name))
     return done
 
 
@@ -124,24 +150,44 @@ def submissions(run: RunDir) -> list[Submitted]:
     return sorted(found, key=lambda s: (s.time_s, s.job))
 
 
-def _submit(run: RunDir, site: Site, request: Request, job_class: Runnable, code: Path) -> Submitted:
+def _submit(run: RunDir, site: Site, wanted: Wanted, code: str) -> Submitted:
+    request = wanted.request
+    with _without_slurm():
+        job = _by_submitit(run, site, wanted) if wanted.beside is None else _by_sbatch(run, site, wanted)
+    submitted = Submitted(job, request.name, wanted.what, time.time(), request.nodes, request.tasks_per_node,
+                          request.time_min, code)  # fmt: skip
+    publish_text(run.submissions / f"{job}.json", json.dumps(asdict(submitted)))
+    return submitted
+
+
+def _by_submitit(run: RunDir, site: Site, wanted: Wanted) -> str:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(folder=run.logs, python=python_command(request, site))
-    executor.update_parameters(**parameters(request, site))
+    executor = SlurmExecutor(folder=run.logs, python=python_command(wanted.request, site))
+    executor.update_parameters(**parameters(wanted.request, site))
     try:
-        with _without_slurm():
-            job = executor.submit(job_class)
+        return str(executor.submit(wanted.job).job_id)
     except (FailedSubmissionError, FailedJobError, OSError, RuntimeError) as error:
-        raise PromofError(
-            f"Slurm did not take the job {request.name}: {_last_words(error)}; `promof site check` says what does not "
-            "fit the site, and `promof resume` submits what is missing."
-        ) from error
-    submitted = Submitted(job.job_id, request.name, str(request.role), time.time(), request.nodes,
-                          request.tasks_per_node, request.time_min, code.name)  # fmt: skip
-    publish_text(run.submissions / f"{job.job_id}.json", json.dumps(submitted.__dict__))
-    return submitted
+        raise _refused(wanted, _last_words(error)) from error
+
+
+def _by_sbatch(run: RunDir, site: Site, wanted: Wanted) -> str:
+    """submitit knows one step a job only."""
+    script = run.submissions / f"{wanted.request.name}-{time.time_ns()}.sh"
+    publish_text(script, wanted.script(site))
+    answer = Scheduler().ask("sbatch", "--parsable", str(script))
+    job = answer.text.strip().partition(";")[0]
+    if answer.why or not job.isdigit():
+        raise _refused(wanted, answer.why or answer.text.strip())
+    return job
+
+
+def _refused(wanted: Wanted, said: str) -> PromofError:
+    return PromofError(
+        f"Slurm did not take the job {wanted.request.name}: {said}; `promof site check` says what does not fit the "
+        "site, and `promof resume` submits what is missing."
+    )
 
 
 @contextmanager
