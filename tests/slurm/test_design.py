@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from hpc.cluster.site import SITES
 from promof_hpc.store.run_dir import RunDir, read_round
 from tests.commands import ROOT, promof
-from tests.slurm.users import User, ends_exactly, small_campaign
+from tests.processes import wait_for
+from tests.slurm.client import State
+from tests.slurm.users import User, committed, ends_exactly, small_campaign
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +51,16 @@ def test_a_campaign_on_slurm_decides_what_the_local_one_decides(cluster, config,
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
     for number in (0, 1):
         assert learned(run, number) == pytest.approx(learned(local, number), rel=1e-4, abs=1e-4, nan_ok=True)
+
+
+def test_one_job_with_two_steps_spends_exactly_its_budget_through_a_preemption(cluster, config, tmp_path):
+    site = tmp_path / "one-job.yaml"
+    site.write_text((SITES / "test-cluster.yaml").read_text() + "layout: one_job\n")
+    user, run = User(cluster, tmp_path), RunDir(tmp_path / "run ü [1]'s")
+    said = user.promof("submit", "design", config, "--site", site, "--run", run.path)
+    assert "beside it 2 x 2 tasks" in said
+    assert said.count("Submitted") == 1
+    wait_for(lambda: committed(run) > 5, 180, "some batches")
+    cluster.wait_for(cluster.preempt(seconds=1), State.COMPLETED, seconds=90)
+    ends_exactly(run)
+    assert "started again" in user.promof("status", run.path)
