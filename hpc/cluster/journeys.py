@@ -8,12 +8,14 @@ from pathlib import Path
 from hpc.cluster.batch_script import check_run_path
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import Site, load_site
-from hpc.cluster.submission import submit, wanted_jobs
+from hpc.cluster.steering import resume_jobs
+from hpc.cluster.submission import submissions, submit, wanted_jobs
 from hpc.exit_codes import DONE, FAILED, USAGE
 from hpc.kinds import config_of
-from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig
+from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, dump_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.shard import replace_text
 
 
 def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: bool, chain: int = 0) -> int:
@@ -76,6 +78,9 @@ def _show(config: RunConfig, path: Path, site: Site, check: Callable[[], object]
 
 def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
     check_run_path(run.path)
+    if submissions(run):  # a second submission must not double what waits or works
+        replace_text(run.site, dump_config(site))
+        return resume_jobs(run)
     wanted = wanted_jobs(run, config, site)
     print(plan_text(run, config, site, wanted, texts=False))
     for job in submit(run, site, wanted, chain):

@@ -61,6 +61,11 @@ class User:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
+    def python(self, code: str, *words: object) -> None:
+        """Run a few lines in the user's environment."""
+        command = [COMMAND[0], "-c", code, *map(str, words)]
+        subprocess.run(command, env=self.environment, cwd=ROOT, check=True, timeout=300)
+
     def submit(self, config: Path, run: RunDir, *settings: str, command: str = "design") -> list[str]:
         """Submit a run; the ids of its jobs."""
         words = [word for setting in settings for word in ("--set", setting)]
