@@ -131,8 +131,9 @@ def truncate_a_shard(scene: Scene) -> None:
 def submit_again(scene: Scene) -> None:
     """Both jobs are there twice, as after a script that submitted and did not know it."""
     code = (
-        "import sys; from pathlib import Path; from hpc.cluster.site import load_site; from hpc.kinds import config_of\n"
-        "from hpc.cluster.submission import submit, wanted_jobs; from promof_hpc.store.run_dir import RunDir\n"
+        "import sys; from pathlib import Path; from hpc.kinds import config_of\n"
+        "from hpc.cluster.site import load_site; from hpc.cluster.submission import submit, wanted_jobs\n"
+        "from promof_hpc.store.run_dir import RunDir\n"
         "run, site = RunDir.open(Path(sys.argv[1])), load_site('test-cluster')\n"
         "submit(run, site, wanted_jobs(run, config_of(run), site))\n"
     )
