@@ -235,7 +235,7 @@ def run_study(folder: Path) -> str:
     tables = Tables(folder, config, "Toy world", f"PYTHONPATH=. python benchmarks/toy_world.py {folder}")
     assembler.snap = Basins(Libraries.read(config.design.policy.data))
     results = ""
-    for run in config.runs():
+    for run in tables.missing():
         pursue(folder / run.name, run.config)
         results = tables.write()
         logging.info("%s done", run.name)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE, STOPPED
+from promof_hpc.config import DesignConfig
 from promof_hpc.config.reading import dump_config, load_config
 from promof_hpc.config.study import StudyConfig, StudyRun
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.store.run_dir import RunDir
-from promof_hpc.store.shard import list_names, replace_text
+from promof_hpc.store.shard import list_names, publish_text, replace_text
 
 if TYPE_CHECKING:
     from promof_hpc.design.comparing.study import RunFigures
 
+FIGURES = "figures"
+INDECISIVE: Any = {
+    "policy": {"weights", "data"}, "reference": True, "external": True, "farm": {"ranks"}, "training": True
+}  # fmt: skip
 TABLES = ("comparison.md", "comparison.html", "comparison.json")
 
 
@@ -55,12 +61,13 @@ def compare(path: Path, folder: Path | None, jobs: int, as_json: bool) -> int:
     command = f"promof compare {path}" + (f" --out {folder}" if folder else "")
     tables = Tables(place, config, f"Study {path.stem}", command)
     endings: list[Ending] = []
-    results = ""
-    for ending in _pursue(config.runs(), place, jobs):
+    results, missing = tables.write(), tables.missing()
+    there = len(config.runs()) - len(missing)
+    for ending in _pursue(missing, place, jobs):
         endings.append(ending)
         results = tables.write()
         if not as_json:
-            _say(ending, len(endings), len(config.runs()))
+            _say(ending, there + len(endings), len(config.runs()))
         if ending.code == STOPPED:
             break
     if as_json:
@@ -68,16 +75,31 @@ def compare(path: Path, folder: Path | None, jobs: int, as_json: bool) -> int:
     else:
         print(results)
         print(f"Tables: {', '.join(str(place / name) for name in TABLES)}")
-    codes = {e.code for e in endings}
+    codes = {e.code for e in endings} | ({INCOMPLETE} if tables.unspent() else set())
     return next((code for code in (STOPPED, FAILED, INCOMPLETE) if code in codes), DONE)
 
 
 class Tables:
-    """The tables of a study, written anew whenever a run has ended."""
+    """The tables of a study, written anew whenever a run has ended.
+
+    The figures of every finished run lie in the study's folder by themselves, so that its tables need no run
+    directories, and a study goes on where these were archived or left on another machine.
+    """
 
     def __init__(self, place: Path, config: StudyConfig, title: str, command: str):
         self._place, self._config, self._title, self._command = place, config, title, command
         self._finished: dict[str, RunFigures] = {}
+        for run in config.runs():
+            if (kept := _kept_figures(place, run)) is not None:
+                self._finished[run.name] = kept
+
+    def missing(self) -> list[StudyRun]:
+        """Runs of which there are no figures yet."""
+        return [run for run in self._config.runs() if run.name not in self._finished]
+
+    def unspent(self) -> bool:
+        """Whether a finished run ended before its budget was spent."""
+        return any(f.evaluations < (self._config.design.budget or 0) for f in self._finished.values())
 
     def write(self) -> str:
         """Read the runs that there are and write the tables; returns the results as Markdown."""
@@ -104,7 +126,41 @@ class Tables:
                     yield figures
                     continue
                 self._finished[run.name] = figures
+                _keep_figures(self._place, run, figures)
             yield self._finished[run.name]
+
+
+def _figures_file(place: Path, run: StudyRun) -> Path:
+    return place / FIGURES / f"{run.name.replace('/', '--')}.json"
+
+
+def _keep_figures(place: Path, run: StudyRun, figures: RunFigures) -> None:
+    """Write down what a finished run reached, and with which configuration."""
+    (place / FIGURES).mkdir(exist_ok=True)
+    publish_text(_figures_file(place, run), json.dumps({"config": _decisive(run.config), **asdict(figures)}, indent=1))
+
+
+def _kept_figures(place: Path, run: StudyRun) -> RunFigures | None:
+    """What a run of this configuration has reached; None if that is not known.
+
+    Raises:
+        UsageError: the figures are of a run with another configuration.
+    """
+    from promof_hpc.design.comparing.study import RunFigures
+
+    path = _figures_file(place, run)
+    if path.name not in list_names(place / FIGURES):
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    begun = DesignConfig.model_validate(content.pop("config"))
+    if _decisive(begun) != _decisive(run.config):
+        raise UsageError(f"{path} is of a run with another configuration; choose another --out, or remove it.")
+    return RunFigures(**{**content, "successes": tuple(content["successes"])})
+
+
+def _decisive(config: DesignConfig) -> dict[str, Any]:
+    """What of a configuration figures depend on: not where its files lie, nor how many processes work."""
+    return config.model_dump(mode="json", exclude=INDECISIVE)
 
 
 def _pursue(runs: Iterable[StudyRun], place: Path, jobs: int) -> Iterator[Ending]:

@@ -1,6 +1,7 @@
 """`promof compare`: a study of two cheap strategies, as a user runs, extends and resumes it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,14 @@ def test_a_strategy_that_wants_more_budget_gets_a_clear_error_and_nothing_is_mad
     said = promof("compare", "study.yaml", cwd=tmp_path, code=2)
     assert "strategy 'random' asks for a budget of its own; all compared systems get the same" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_figures_of_finished_runs_outlive_their_directories(place: Path, tmp_path: Path):
+    study = tmp_path / "runs" / "study"
+    shutil.copytree(place / "runs" / "study" / "figures", study / "figures")
+    write(tmp_path)
+    promof("compare", "study.yaml", cwd=tmp_path)
+    assert not list(study.rglob("config.yaml"))
+    assert (study / "comparison.json").read_text() == (place / "runs" / "study" / "comparison.json").read_text()
+    write(tmp_path, design={**STUDY["design"], "budget": 12})
+    assert "another configuration" in promof("compare", "study.yaml", cwd=tmp_path, code=2)
