@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict
 
 from hpc.design import Parts, close, prepare_to_go_on
+from hpc.kinds import is_done
 from hpc.lease import holding_lease
 from hpc.preemption import Asked, Interrupted, Requests
 from hpc.training.following import Follower, Led
@@ -57,6 +58,9 @@ def train(
         PromofError: another job leads the run, its inputs have changed, or something that it needs is missing.
     """
     team = join(config.training, requests)
+    if team.gather(is_done(run))[0]:  # as seen by the first; a job that comes too late must not open it again
+        team.leave()
+        return Asked.NOTHING
     try:
         if team.rank == 0:
             with holding_lease(run, config.farm.claim_expiry_s, job_ended):

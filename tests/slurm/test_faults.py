@@ -110,8 +110,8 @@ def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_p
     run = lennard_jones_run(tmp_path / "run", "Slow", STRUCTURES, *overrides)
     publish_text(run.site, dump_config(load_site("test-cluster")))
     for kill in range(kills):
-        said = user.promof("resume", run.path)
-        job = re.findall(r"as job (\d+)", said)[-1]
+        # what the scheduler said last may be a second old, and then the job that was killed seems to be at work
+        job = wait_for(lambda: re.findall(r"as job (\d+)", user.promof("resume", run.path)), 60, "a new job")[-1]
         wait_for(lambda: live_claims(run, 1e9), 90, f"the batch in hand at kill {kill}")
         time.sleep(chance.random() * 0.5)
         for task in tasks_of(job):
@@ -119,7 +119,7 @@ def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_p
                 task.kill()
         cluster.wait_for(int(job), *ENDED)
         assert run.committed(0) == []
-    user.promof("resume", run.path)
+    wait_for(lambda: "as job" in user.promof("resume", run.path), 60, "a new job")
     wait_for(lambda: fold(run, None).finished, 180, "the batch")
     ledger = fold(run, None)
     assert ledger.committed == STRUCTURES
