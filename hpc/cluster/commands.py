@@ -104,9 +104,31 @@ def site_check(
     raise typer.Exit(check_site(site))
 
 
+def doctor(
+    site: Annotated[str, typer.Option("--site", help="Site profile: a name or a YAML file.")] = "",
+    run: Annotated[Optional[Path], typer.Option("--run", help="A run, or where one is to be.")] = None,  # noqa: UP045
+) -> None:
+    """Say whether everything a run needs is there and works; within a job also what only its tasks can tell."""
+    from hpc.cluster.journeys import examine
+
+    raise typer.Exit(examine(site, run))
+
+
+def stage(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration whose files are to be copied.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder that compute nodes see.", show_default=False)],
+    environment: Annotated[bool, typer.Option("--environment", help="Pack the Python environment, too.")] = False,
+    set_: SetOption = [],  # noqa: B006
+) -> None:
+    """Copy weights, libraries and the reference set to where compute nodes find them."""
+    from hpc.cluster.stage import stage_config
+
+    raise typer.Exit(stage_config(config, to, environment, set_))
+
+
 def add_to(app: typer.Typer) -> None:
     """Make them commands of `app`."""
-    for command in (stop, retry, logs, plan):
+    for command in (stop, retry, logs, plan, doctor, stage):
         app.command()(command)
     app.add_typer(submit_app, name="submit")
     app.add_typer(site_app, name="site")

@@ -134,11 +134,10 @@ def clock(path: Path) -> Check:
 def quota(path: Path) -> Check:
     """What `lfs quota` (Lustre) or `quota` say of the user's share of the disk."""
     source, kind = _mount(existing(path))
-    who = [("-u", str(os.getuid())), ("-g", str(existing(path).stat().st_gid))]
+    who = {"-u": str(os.getuid()), "-g": str(existing(path).stat().st_gid)}
+    commands: list[tuple[str, ...]] = [("quota", "-w", option) for option in who]
     if kind == "lustre":
-        commands = [("lfs", "quota", "-q", *one, str(existing(path))) for one in who]
-    else:
-        commands = [("quota", "-w", option) for option, _ in who]
+        commands = [("lfs", "quota", "-q", option, number, str(existing(path))) for option, number in who.items()]
     answers = [Scheduler(QUOTA_S).ask(*command) for command in commands]
     found = [limit for answer in answers for limit in limits(answer.text, "" if kind == "lustre" else source)]
     if not found:
@@ -169,14 +168,14 @@ def limits(text: str, source: str = "") -> list[tuple[float, str]]:
 
 def _mount(path: Path) -> tuple[str, str]:
     """Device or server, and kind, of the file system that a folder is on."""
-    found: tuple[int, str, str] = (0, "", "")
+    longest, found = 0, ("", "")
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         before, _, after = line.partition(" - ")
         point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
-        if path.resolve().is_relative_to(point) and len(point) >= found[0]:
+        if path.resolve().is_relative_to(point) and len(point) >= longest:
             kind, source, *_ = after.split()
-            found = (len(point), source, kind)
-    return found[1:]
+            longest, found = len(point), (source, kind)
+    return found
 
 
 def first_writers(published: Sequence[bool]) -> Check:

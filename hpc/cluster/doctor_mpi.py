@@ -40,7 +40,9 @@ def mpi(library: str, flag: str) -> Iterator[Check]:
         said = _version()
     except (ImportError, RuntimeError) as error:
         why = f"mpi4py loads none ({str(error).strip().splitlines()[-1]}{forced})"
-        yield Check("one MPI", False, why, "load the site's MPI module, or pip install 'promof-hpc[mpi-wheel]'")
+        remedy = f"unset {' and '.join(FORCING)}, or " if forced else ""
+        remedy += "load the site's MPI module, or pip install 'promof-hpc[mpi-wheel]'"
+        yield Check("one MPI", False, why, remedy)
         return
     kind = "openmpi" if said.startswith("Open MPI") else "mpich"
     places = ", ".join(f"{path} ({of})" for path, of in found.items())
@@ -92,7 +94,7 @@ def _version() -> str:
     mpi4py.rc.initialize = False
     from mpi4py import MPI
 
-    return " ".join(MPI.Get_library_version().strip("\0\n ").splitlines()[0].split())
+    return " ".join(MPI.Get_library_version().strip("\0\n ").splitlines()[0].partition(",")[0].split())
 
 
 def _libraries() -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Any
 from hpc.cluster.doctor_disk import clock, links, locks, quota, space
 from hpc.cluster.doctor_mpi import mpi, threads
 from hpc.cluster.site_check import Check
+from hpc.cluster.staged import DIGITS, File
 from hpc.kinds import config_of
 from promof_hpc.config import DesignConfig, PotentialSettings, RunConfig
 from promof_hpc.errors import PromofError
@@ -40,8 +41,9 @@ def run_at(place: str) -> RunDir | None:
 def chosen(run: RunDir | None) -> list[PotentialSettings]:
     """The potential of a run, or the one by default, and the one that is asked for a second opinion."""
     config = config_of(run) if run is not None else RunConfig()
-    second = isinstance(config, DesignConfig) and config.second_opinion is not None
-    return [config.evaluation.potential, *([config.second_evaluation.potential] if second else [])]
+    if not isinstance(config, DesignConfig) or config.second_opinion is None:
+        return [config.evaluation.potential]
+    return [config.evaluation.potential, config.second_evaluation.potential]
 
 
 # programs
@@ -140,28 +142,42 @@ def deepspeed() -> Iterator[Check]:
 
 def weights(place: str) -> Iterator[Check]:
     """That the weights are there, are the right ones, and can be loaded without a network."""
-    from hpc.worker import load_run_potential
-    from promof_hpc.physics.registry import chosen_potential
-
     asked = _without_network()
     run = run_at(place)
     for number, settings in enumerate(chosen(run)):
-        name = f"weights of {settings.name}"
         began = time.monotonic()
         try:
-            if run is not None and number == 0:
-                potential = load_run_potential(run, config_of(run).evaluation)
-            else:
-                potential = chosen_potential(settings)
+            found = _load(run if number == 0 else None, settings)
         except PromofError as error:
-            yield Check(name, False, str(error).rstrip("."), STAGE_AGAIN)
+            yield Check(f"weights of {settings.name}", False, str(error).rstrip("."), STAGE_AGAIN)
             continue
-        right = "those that the run began with" if run is not None and number == 0 else "no run to compare with"
-        took = f"loaded offline in {time.monotonic() - began:.1f} s"
-        detail = f"SHA-256 {potential.weights_sha256[:12]}…, {right}, {took}"
+        detail = f"{found}, loaded offline in {time.monotonic() - began:.1f} s"
         if asked:
             detail = f"{detail}, but it asked the network for {', '.join(sorted(asked))}"
-        yield Check(name, not asked, detail, "compute nodes often have no network: name a local file")
+        remedy = "compute nodes often have no network: name a local file"
+        yield Check(f"weights of {settings.name}", not asked, detail, remedy)
+
+
+def _load(run: RunDir | None, settings: PotentialSettings) -> str:
+    """Load a potential and say what its weights are.
+
+    Raises:
+        PromofError: they cannot be loaded, or are others than those that the run began with.
+    """
+    from hpc.worker import load_run_potential
+    from promof_hpc.physics.registry import chosen_potential
+
+    if run is None:
+        return f"SHA-256 {chosen_potential(settings).weights_sha256[:DIGITS]}…, no run to compare with"
+    if settings.name == "uma" and settings.weights is not None and settings.weights.is_file():
+        # a checkpoint is a pickle: what is not the file of the run is not even opened
+        sha256, begun = File.of(settings.weights).sha256, run.provenance_record()["potential"]["weights_sha256"]
+        if sha256 != begun:
+            raise PromofError(
+                f"{settings.weights} has SHA-256 {sha256[:DIGITS]}…, the run began with {begun[:DIGITS]}…"
+            )
+    potential = load_run_potential(run, config_of(run).evaluation)
+    return f"SHA-256 {potential.weights_sha256[:DIGITS]}…, those that the run began with"
 
 
 def _without_network() -> set[str]:
@@ -203,7 +219,7 @@ def policies(place: str) -> Iterator[Check]:
     there = [name for name in POLICIES if name in now["policies"]]
     for name in there:
         loaders[name](config.policy.weights)
-    told = ", ".join(f"{name} {sha256[:12]}…" for kind in now for name, sha256 in now[kind].items())
+    told = ", ".join(f"{name} {sha256[:DIGITS]}…" for kind in now for name, sha256 in now[kind].items())
     yield Check("policies", True, told or f"strategy {config.strategy} has none")
 
 

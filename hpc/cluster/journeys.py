@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,19 @@ def check_site(name: str) -> int:
     from hpc.cluster.site_check import as_text, site_check
 
     checks = site_check(load_site(name))
+    print(as_text(checks))
+    return FAILED if any(check.passed is False for check in checks) else DONE
+
+
+def examine(site_name: str, run_path: Path | None) -> int:
+    """Print what the doctor finds, a line a check; 1 where something fails."""
+    from hpc.cluster.doctor import doctor, doctor_in_allocation
+    from hpc.cluster.site_check import as_text
+
+    site = load_site(site_name) if site_name else None
+    checks = doctor(site, run_path)
+    if site is not None and "SLURM_JOB_ID" in os.environ:
+        checks += doctor_in_allocation(site, run_path or Path.cwd())
     print(as_text(checks))
     return FAILED if any(check.passed is False for check in checks) else DONE
 

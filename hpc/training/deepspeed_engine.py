@@ -11,7 +11,9 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +115,15 @@ class DeepSpeedEngine:
         place = folder / self._name
         saved = _read_world(place)
         if saved == {"size": self._size, "stage": self._stage} or (saved["stage"] == self._stage == 0):
-            self._load(str(place), TAG)
+            self._load(place)
             return
         why = self._load_universal(place, saved)
         if why:
             self._forget(why)
 
-    def _load(self, place: str, tag: str) -> None:
-        path, _ = self._engine.load_checkpoint(place, tag=tag)
+    def _load(self, place: Path) -> None:
+        with _plainly_named(place) as name:
+            path, _ = self._engine.load_checkpoint(name, tag=TAG)
         if path is None:
             raise PromofError(f"DeepSpeed cannot read its state in {place}; see the log of the training job.")
 
@@ -134,7 +137,7 @@ class DeepSpeedEngine:
         torch.distributed.broadcast_object_list(answer)
         if not answer[0]:
             self._engine._config.load_universal_checkpoint = True
-            self._load(str(converted), TAG)
+            self._load(converted)
             self._engine._config.load_universal_checkpoint = False
             torch.distributed.barrier()
         if self._rank == 0:
@@ -172,13 +175,24 @@ def _read_world(place: Path) -> dict[str, int]:
     return saved
 
 
+@contextmanager
+def _plainly_named(folder: Path) -> Iterator[str]:
+    """Another name of a folder: DeepSpeed looks for files by patterns, to which a bracket in a run's name is none."""
+    with tempfile.TemporaryDirectory(prefix="promof-") as place:
+        link = Path(place) / "state"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)
+
+
 def _convert(place: Path, converted: Path) -> str:
     """Bring a state into the form that any number of processes can read; why not, or nothing."""
     shutil.rmtree(converted, ignore_errors=True)
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
-               "--input_folder", str(place / TAG), "--output_folder", str(converted / TAG)]  # fmt: skip
+    converted.mkdir()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_S, check=False)
+        with _plainly_named(place) as source, _plainly_named(converted) as target:
+            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
+                       "--input_folder", f"{source}/{TAG}", "--output_folder", f"{target}/{TAG}"]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_S, check=False)
     except subprocess.TimeoutExpired:
         return f"its conversion took more than {CONVERT_S:.0f} s"
     if done.returncode:

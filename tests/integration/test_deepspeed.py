@@ -25,18 +25,20 @@ def equal(said: dict, expected: dict, begin: int = 0) -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_processes_take_the_steps_of_one_and_go_on_bit_by_bit(tmp_path, alone, stage):
-    whole = in_processes(2, tmp_path / "run", stage, 0, STEPS)
+    folder = tmp_path / "run [1] ü's"
+    whole = in_processes(2, folder, stage, 0, STEPS)
     equal(whole, alone)
-    again = in_processes(2, tmp_path / "run", stage, HALF, STEPS)
+    again = in_processes(2, folder, stage, HALF, STEPS)
     assert again["weights"] == whole["weights"]
     assert again["norms"] == whole["norms"][HALF:]
 
 
 @pytest.mark.parametrize(("stage", "size"), [(0, 1), (1, 3), (2, 1)])
 def test_another_number_of_processes_goes_on_with_the_same_optimiser(tmp_path, alone, stage, size):
-    in_processes(2, tmp_path / "run", stage, 0, HALF)
-    equal(in_processes(size, tmp_path / "run", stage, HALF, STEPS), alone, HALF)
-    assert not list((tmp_path / "run").glob(".*"))
+    folder = tmp_path / "run [1]"
+    in_processes(2, folder, stage, 0, HALF)
+    equal(in_processes(size, folder, stage, HALF, STEPS), alone, HALF)
+    assert not list(folder.glob(".*"))
 
 
 def test_another_stage_goes_on_with_the_weights_and_says_so(tmp_path, alone):

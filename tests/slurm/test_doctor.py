@@ -1,4 +1,4 @@
-"""`promof doctor` inside a real allocation: two nodes of two ranks that fit together, and ranks that srun leaves alone."""
+"""`promof doctor` inside a real allocation: two nodes of two ranks fit together, and lone ranks are told apart."""
 
 from __future__ import annotations
 

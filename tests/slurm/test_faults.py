@@ -112,7 +112,7 @@ def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_p
     for kill in range(kills):
         # what the scheduler said last may be a second old, and then the job that was killed seems to be at work
         job = wait_for(lambda: re.findall(r"as job (\d+)", user.promof("resume", run.path)), 60, "a new job")[-1]
-        wait_for(lambda: live_claims(run, 1e9), 90, f"the batch in hand at kill {kill}")
+        wait_for(lambda: live_claims(run, 1e9), 240, f"the batch in hand at kill {kill}")
         time.sleep(chance.random() * 0.5)
         for task in tasks_of(job):
             with contextlib.suppress(psutil.Error):

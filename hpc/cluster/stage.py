@@ -1,0 +1,307 @@
+"""`promof stage`: put weights, policies, data and, if wanted, the environment where compute nodes find them.
+
+`stage` copies them on a login node to a shared folder. There `python -m hpc.cluster.stage node DIR SCRATCH`, called by
+every task of a step before its work, makes one copy a node on the node's own disk (`stage_node`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpc.cluster.staged import (
+    DIGITS,
+    ENVIRONMENT,
+    RECORD,
+    File,
+    Item,
+    Staged,
+    digest_of,
+    put,
+    read_staged,
+    refused,
+    remove_left,
+    write_staged,
+)
+from hpc.exit_codes import DONE
+from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, load_config
+from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.store.shard import flush, replace
+
+LOCK = ".stage.lock"
+SHIPPED = ("shipped", "none")
+POLICY_FILES = (".safetensors", ".json", ".md")
+Tell = Callable[[str], None]
+
+
+def stage(config: RunConfig, target: Path, environment: bool = False, tell: Tell = lambda text: None) -> Staged:
+    """Copy what a configuration names to a folder that compute nodes see; what is there already is only compared.
+
+    Every item lies in a folder named after its content, so that staging another one takes nothing from a run at work.
+    Each file appears whole (temporary name, flushed, renamed) and is read back; the record, last of all, names what
+    this configuration needs.
+
+    Args:
+        environment: pack the running Python environment too.
+        tell: is told what is done, a line each.
+
+    Raises:
+        UsageError: something that the configuration names is not there, or the folder cannot be this one.
+        PromofError: the folder cannot be written, another process stages into it, or a copy differs.
+    """
+    target = target.absolute()
+    wanted, notes = _wanted(config)
+    for one in wanted:
+        _check_apart(one, target)
+    with _alone(target):
+        items = [_copy(one, target, tell) for one in wanted]
+        if environment:
+            items.append(_pack(target, tell))
+        staged = Staged(target, tuple(items), tuple(notes))
+        with _writing(target / RECORD):
+            write_staged(staged)
+    return staged
+
+
+# what is needed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file, or a folder with some of its files."""
+
+    key: str
+    kind: str
+    source: Path
+    names: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the names are in."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+
+def _wanted(config: RunConfig) -> tuple[list[Wanted], list[str]]:
+    """What has to be copied, and notes on what has not."""
+    found, notes = [], []
+    potential = config.evaluation.potential
+    second = config.second_opinion if isinstance(config, DesignConfig) else None
+    if potential.weights is not None:
+        found.append(_one("evaluation.potential.weights", "potential", potential.weights))
+    elif "uma" in (potential.name, second):
+        from promof_hpc.physics.uma import GET_WEIGHTS
+
+        raise UsageError(f"evaluation.potential.weights is not set, and UMA needs it: {GET_WEIGHTS}.")
+    elif ":" in potential.name:
+        notes.append(f"{potential.name} is code of your own: it must be installed, or in PYTHONPATH, where jobs run")
+    else:
+        notes.append(f"{potential.name} comes with its package and needs nothing")
+    if isinstance(config, DesignConfig):
+        places = (("policy.weights", "policies", config.policy.weights), ("policy.data", "data", config.policy.data))
+        for key, kind, name in places:
+            if name in SHIPPED:
+                notes.append(f"{key} is {name} and needs nothing")
+            else:
+                found.append(_many(key, kind, Path(name)))
+    if config.reference in SHIPPED:
+        notes.append(f"reference is {config.reference} and needs nothing")
+    else:
+        found.append(_one("reference", "reference", Path(config.reference)))
+    if isinstance(config, ScreenConfig) and Path(config.library).exists():
+        notes.append(f"library {config.library} is read where it lies: the nodes must see it")
+    return found, notes
+
+
+def _one(key: str, kind: str, path: Path) -> Wanted:
+    with _reading(path):
+        there = path.is_file()
+    if not there:
+        raise UsageError(f"{key} is {path}, where no file is; correct it in the configuration or with --set.")
+    return Wanted(key, kind, path.absolute(), (path.name,))
+
+
+def _many(key: str, kind: str, folder: Path) -> Wanted:
+    with _reading(folder):
+        if not folder.is_dir():
+            raise UsageError(f"{key} is {folder}, which is no folder; correct it in the configuration or with --set.")
+        deep = kind == "data"  # a folder of weights also holds its training: checkpoints, curves
+        paths = sorted(_visible(folder) if deep else (p for p in folder.iterdir() if p.suffix in POLICY_FILES))
+        names = tuple(str(path.relative_to(folder)) for path in paths if path.is_file())
+    if not names:
+        raise UsageError(
+            f"{key} is {folder}, which has no files for it; correct it in the configuration or with --set."
+        )
+    return Wanted(key, kind, folder.absolute(), names)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Files below a folder, and below what links in it lead to."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in seen)
+        seen.add(real)
+        yield from (Path(here, name) for name in names if not name.startswith(".") and not name.endswith(".tmp"))
+
+
+def _check_apart(wanted: Wanted, target: Path) -> None:
+    if len(wanted.names) > 1 and target.resolve().is_relative_to(wanted.source.resolve()):
+        raise UsageError(
+            f"--to {target} lies in {wanted.source}, which is to be copied ({wanted.key}); choose a folder outside."
+        )
+
+
+# copying
+
+
+def _copy(wanted: Wanted, target: Path, tell: Tell) -> Item:
+    with _reading(wanted.source):
+        content = {name: File.of(wanted.folder / name) for name in wanted.names}
+    own = f"{wanted.kind}-{digest_of(content)[:DIGITS]}"
+    with _writing(target / own):
+        for folder in {(target / own / name).parent for name in content}:
+            remove_left(folder)
+        copied = [name for name, file in content.items() if put(wanted.folder / name, target / own / name, file)]
+    size = sum(file.bytes for file in content.values())
+    tell(f"{wanted.key}: {len(copied)} of {len(content)} files copied to {target / own} ({size / 1e6:.1f} MB in all)")
+    path = own if wanted.source.is_dir() else f"{own}/{wanted.source.name}"
+    return Item(wanted.key, str(wanted.source), path, {f"{own}/{name}": file for name, file in content.items()})
+
+
+def _pack(target: Path, tell: Tell) -> Item:
+    """The running environment as an archive, unless it is there already as the last record has it."""
+    from hpc.cluster.stage_environment import Interpreter, pack
+
+    interpreter = Interpreter.here()
+    name = f"{ENVIRONMENT}-{interpreter.fingerprint()[:DIGITS]}.tar.gz"
+    known = next((item for item in _recorded(target) if item.path == name), None)
+    with _writing(target / name):
+        if known is not None and (target / name).is_file() and File.of(target / name) == known.files[name]:
+            tell(f"{ENVIRONMENT}: {target / name} is there already")
+            return known
+        began, unpacked = time.monotonic(), 0
+
+        def write(temporary: Path) -> None:
+            nonlocal unpacked
+            unpacked = pack(interpreter, temporary)
+
+        replace(target / name, write)
+        flush(target)
+        file = File.of(target / name)
+    took = time.monotonic() - began
+    tell(f"{ENVIRONMENT}: {interpreter.prefix} packed into {target / name} ({file.bytes / 1e6:.0f} MB, {took:.0f} s)")
+    return Item(ENVIRONMENT, str(interpreter.prefix), name, {name: file}, unpacked)
+
+
+def _recorded(target: Path) -> Sequence[Item]:
+    with contextlib.suppress(PromofError):
+        return read_staged(target).items
+    return ()
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Be the only process that stages into a folder."""
+    with contextlib.ExitStack() as stack:
+        with _writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((target / LOCK).open("ab"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PromofError(
+                f"Another `promof stage` is at work in {target}; wait for it, or choose another --to."
+            ) from error
+        except OSError:
+            pass  # a disk without locks: two at a time would only do the work twice
+        remove_left(target)
+        yield
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say what staging could not write, whatever of the store was used for it."""
+    try:
+        yield
+    except (OSError, PromofError) as error:
+        why = refused(error)
+        if not why:
+            raise
+        raise PromofError(
+            f"Cannot write {path}: {why}; free some space there, or choose another folder with --to."
+        ) from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PromofError(
+            f"Cannot read {error.filename or path}: {error.strerror}; make it readable, or correct the configuration."
+        ) from error
+
+
+# the commands
+
+
+def config_to_stage(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a campaign or a screening, whichever the file is.
+
+    Raises:
+        UsageError: every mistake in it.
+    """
+    of_screening = set(ScreenConfig.model_fields) - set(DesignConfig.model_fields)
+    keys: Any = None
+    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # load_config says it better
+        keys = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+    kind: type[RunConfig] = ScreenConfig if of_screening & set(keys or ()) else DesignConfig
+    return load_config(kind, path, overrides)
+
+
+def stage_config(path: Path, target: Path, environment: bool, overrides: Sequence[str] = ()) -> int:
+    """Stage for a configuration and print how to use it; returns the exit code.
+
+    Raises:
+        UsageError, PromofError: see `config_to_stage` and `stage`.
+    """
+    staged = stage(config_to_stage(path, overrides), target, environment, print)
+    for note in staged.notes:
+        print(f"{note}.")
+    options = staged.set_options()
+    if options:
+        print("Use the copies with:\n  " + " \\\n  ".join(options))
+    return DONE
+
+
+def main(words: Sequence[str]) -> int:
+    """`node DIR SCRATCH`, for every task of a step."""
+    import argparse
+
+    from hpc.cluster.stage_node import WAIT_S, node_local
+
+    parser = argparse.ArgumentParser("python -m hpc.cluster.stage", description="One copy a node of what is staged.")
+    parser.add_argument("what", choices=["node"])
+    parser.add_argument("dir", type=Path, help="folder made by `promof stage`")
+    parser.add_argument("scratch", type=Path, help="folder on the node's own disk")
+    parser.add_argument("--wait-s", type=float, default=WAIT_S, help="seconds to wait for the task that copies")
+    asked = parser.parse_args(words)
+    try:
+        print(node_local(asked.dir.absolute(), asked.scratch.absolute(), asked.wait_s))
+    except PromofError as error:
+        print(f"promof stage: {error}", file=sys.stderr)
+        return error.exit_code
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
