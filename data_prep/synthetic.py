@@ -16,6 +16,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import promof_hpc
+from data_prep.build import incomplete, not_in, read_plan
 from data_prep.match import match_nodes
 from data_prep.parallel import Progress, run_jobs
 from data_prep.records import prepare_structure
@@ -37,7 +39,7 @@ from promof_hpc.assembly.prepared_shard import read_prepared, write_prepared
 from promof_hpc.assembly.sites import FITTING_BITE_ANG
 from promof_hpc.chem.blocks import Kind
 from promof_hpc.chem.sequence import ComponentSet, component_set, sorted_set
-from promof_hpc.errors import Refused, UsageError
+from promof_hpc.errors import PromofError, Refused, UsageError
 from promof_hpc.store.shard import list_names, publish, publish_text
 from promof_hpc.structure import canonical, primitive
 
@@ -107,34 +109,88 @@ def synthesise(
     Raises:
         UsageError: `data` is no training set, or `out` holds a synthetic set of other data or settings.
     """
+    report = progress or (lambda step, done, total: None)
+    whole = Synthesis.begin(data, out, settings)
+    outcomes, cpu_s = whole.make(whole.chunks, workers, report)
+    return replace(whole.finish(workers, report), outcomes=outcomes, cpu_s=cpu_s)
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A synthetic set in the making; `data` lends the parts, `folder` holds what is made."""
+
+    data: Path
+    folder: Path
+    settings: SyntheticSettings
+
+    @classmethod
+    def begin(cls, data: Path, folder: Path, settings: SyntheticSettings) -> Synthesis:
+        """Write down what is made, or make sure that it is what this folder was begun with; see `synthesise`."""
+        check_data(data, settings)
+        _begin(data, folder, settings)
+        return cls(data, folder, settings)
+
+    @classmethod
+    def read(cls, data: Path, folder: Path) -> Synthesis:
+        """The one that was begun in a folder; raises UsageError where none was, or with other data."""
+        return cls.begin(data, folder, SyntheticSettings(**read_plan(folder)["settings"]))
+
+    @property
+    def chunks(self) -> list[str]:
+        """Names of all chunks; each draws from a seed and a share of the pairs of its own."""
+        return [f"{k:05d}.h5" for k in range(-(-self.settings.count // self.settings.chunk))]
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything is there."""
+        return not self.missing()
+
+    def missing(self) -> list[str]:
+        """Chunks that have not been made."""
+        return not_in(self.folder / "train", self.chunks)
+
+    def make(self, names: Collection[str], workers: int, report: Progress) -> tuple[dict[str, int], float]:
+        """Publish those of these chunks that are missing; outcomes of the pairs tried here, and CPU time in s.
+
+        What `report` raises ends it after a chunk.
+        """
+        wanted, chunks = set(names), self.chunks
+        jobs = [
+            _Job(self.data.absolute(), self.folder / "train" / name, chunks.index(name), len(chunks), self.settings)
+            for name in self.missing()
+            if name in wanted
+        ]
+        outcomes: Counter[str] = Counter()
+        state = {"done": len(wanted) - len(jobs), "cpu_s": 0.0}
+
+        def finished(job: _Job, result: tuple[dict[str, int], float]) -> None:
+            outcomes.update(result[0])
+            state["done"] += 1
+            state["cpu_s"] += result[1]
+            report("synthetic", int(state["done"]), len(wanted))
+
+        report("synthetic", int(state["done"]), len(wanted))
+        for job in run_jobs(_make_chunk, jobs, workers, finished):
+            report("synthetic", int(state["done"]), len(wanted))  # as in data_prep.build
+            finished(job, _make_chunk(job))
+        return dict(outcomes), state["cpu_s"]
+
+    def finish(self, workers: int, report: Progress) -> SyntheticSummary:
+        """Count what was made; raises PromofError where chunks are missing."""
+        if missing := self.missing():
+            what = incomplete(self.folder, missing, len(self.chunks))
+            raise PromofError(f"{what}; `promof prep synthetic` makes them.")
+        made = sum(len(read_prepared(self.folder / "train" / name, molecules=False)) for name in self.chunks)
+        return SyntheticSummary(made, self.settings.count, {}, 0.0)
+
+
+def check_data(data: Path, settings: SyntheticSettings) -> None:
+    """Raises: UsageError: `data` is no training set, or no MOFs are asked for."""
     if settings.count < 1:
         raise UsageError(f"--count {settings.count} asks for no MOFs; give a positive number.")
     missing = [name for name in (*LIBRARIES, "train", "plan.json") if not (data / name).exists()]
     if missing:
         raise UsageError(f"{data} has no {', '.join(missing)}; make a training set with `promof prep` first.")
-    report = progress or (lambda step, done, total: None)
-    _begin(data, out, settings)
-    chunks = -(-settings.count // settings.chunk)
-    there = set(list_names(out / "train", ".h5"))
-    jobs = [
-        _Job(data.absolute(), out / "train" / f"{k:05d}.h5", k, chunks, settings)
-        for k in range(chunks)
-        if f"{k:05d}.h5" not in there
-    ]
-    outcomes: Counter[str] = Counter()
-    state = {"done": chunks - len(jobs), "cpu_s": 0.0}
-
-    def finished(job: _Job, result: tuple[dict[str, int], float]) -> None:
-        outcomes.update(result[0])
-        state["done"] += 1
-        state["cpu_s"] += result[1]
-        report("synthetic", int(state["done"]), chunks)
-
-    report("synthetic", int(state["done"]), chunks)
-    for job in run_jobs(_make_chunk, jobs, workers, finished):
-        finished(job, _make_chunk(job))
-    made = sum(len(read_prepared(out / "train" / n, molecules=False)) for n in list_names(out / "train", ".h5"))
-    return SyntheticSummary(made, settings.count, dict(outcomes), state["cpu_s"])
 
 
 def _begin(data: Path, out: Path, settings: SyntheticSettings) -> None:

@@ -40,8 +40,12 @@ def design_of(run: RunDir) -> DesignConfig:
 
 def is_done(run: RunDir) -> bool:
     """Whether nothing is left to propose, read or evaluate."""
-    complete = has_ended(run) if kind_of(run) == "design" else is_ingested(run)
-    return complete and fold(run, config_of(run).budget).finished
+    from hpc.reference import is_fitted
+
+    kind = kind_of(run)
+    complete = has_ended(run) if kind == "design" else is_ingested(run)
+    fitted = kind != "reference" or is_fitted(run)
+    return complete and fitted and fold(run, config_of(run).budget).finished
 
 
 def as_screening(run: RunDir) -> ScreenConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -93,9 +94,24 @@ def train_course(course: Course, settings: TrainingSettings, out: Path, stop: Ca
     return True
 
 
+def differing_keys(settings: TrainingSettings, policy: str, out: Path) -> list[str]:
+    """Settings in which a training that was begun in `out` differs; without its data, which takes reading."""
+    begun = out / "training" / policy / "training.json"
+    if begun.name not in list_names(begun.parent):
+        return []
+    there = json.loads(begun.read_text(encoding="utf-8"))
+    return sorted(key for key, value in settings.identity().items() if there.get(key) != value)
+
+
 def is_trained(policy: str, out: Path) -> bool:
     """Whether weights of the policy are there, with the card that is written after them."""
     return f"{policy}.card.json" in list_names(out)
+
+
+def steps_kept(policy: str, out: Path) -> int:
+    """Steps of the newest checkpoint."""
+    names = list_names(out / "training" / policy / "checkpoints", ".pt")
+    return int(names[-1].removesuffix(".pt")) if names else 0
 
 
 class _StopSignals:

@@ -1,9 +1,9 @@
-"""Chunks over the tasks of job arrays: which task makes which is written down, and no array is longer than allowed.
+"""Chunks over the tasks of job arrays: none longer than the site allows, and on record which task makes which chunks.
 
-    JOBS/ parts/00000.json   the tasks of one submission, a list of chunks each
+    JOBS/ parts/00000.json   a `Division`: the tasks of one submission
           arrays/JOB.json    which of these tasks are in which array
 
-A task is told its file and its place in it when it is submitted. Its index in an array says nothing: arrays are cut
+A task is told its division and its place in it when it is submitted. Its index in an array says nothing: arrays are cut
 where the site's limit falls, and a later submission has other tasks.
 """
 
@@ -12,14 +12,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from hpc.cluster.batch_script import Request, parameters, python_command
+from hpc.cluster.folder_jobs import Division, PreparePart
 from hpc.cluster.job_state import Seen
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import Submitted, _last_words, with_code
+from hpc.cluster.submission import Submitted, _last_words, _without_slurm, submissions, with_code
 from promof_hpc.errors import PromofError
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, publish_text
@@ -29,40 +31,8 @@ States = Callable[[Iterable[str]], Mapping[str, Seen]]
 
 
 @dataclass(frozen=True)
-class Division:
-    """The tasks of one submission.
-
-    Attributes:
-        parts: names of the chunks that each task makes.
-        where: folder from which a relative source is meant.
-        data: training set that lends the parts of synthetic MOFs; empty for other preparations.
-        command: that submits what is missing.
-    """
-
-    parts: tuple[tuple[str, ...], ...]
-    where: str
-    data: str
-    command: str
-
-    @classmethod
-    def read(cls, path: Path) -> Division:
-        """What `write` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "parts": tuple(map(tuple, content["parts"]))})
-
-    def write(self, folder: Path) -> Path:
-        """Publish under the next number that is free; the path."""
-        folder.mkdir(exist_ok=True)
-        text = json.dumps(asdict(self))
-        number = len(list_names(folder, ".json"))
-        while not publish_text(path := folder / f"{number:05d}.json", text):
-            number += 1
-        return path
-
-
-@dataclass(frozen=True)
 class Array:
-    """A job array, or a single job where it has one task.
+    """A job array that was submitted, or a plain job where it has one task.
 
     Attributes:
         job: id of the whole.
@@ -87,32 +57,61 @@ def cut(chunks: Sequence[str], parts: int) -> tuple[tuple[str, ...], ...]:
 
 
 def spans(tasks: int, most: int) -> list[range]:
-    """Tasks in arrays of at most `most`, as even as they can be."""
-    arrays = -(-tasks // max(1, most))
-    return [range(k * tasks // arrays, (k + 1) * tasks // arrays) for k in range(arrays)]
+    """Tasks in as few arrays of at most `most` as there can be, as even as they can be, none larger than the first."""
+    arrays = -(-tasks // most)
+    borders = [-(-k * tasks // arrays) for k in range(arrays + 1)] if arrays else []
+    return [range(begin, end) for begin, end in pairwise(borders)]
 
 
 def array_limit(site: Site, scheduler: Scheduler) -> int:
-    """Tasks of an array at most; the controller's MaxArraySize is one more than its largest index, which is from 0."""
+    """Tasks of an array at most: indices are below MaxArraySize, from 0; where that is 0 there are no arrays."""
     if site.max_array is not None:
         return site.max_array
     allowed = scheduler.limits().max_array
     return USUAL_LIMIT if allowed is None else max(1, allowed)
 
 
+def requests_for(tasks: int, most: int, request: Request) -> list[tuple[range, Request]]:
+    """A request for each array that these tasks need, with the tasks in it."""
+    parts = spans(tasks, most)
+    names = [request.name] if len(parts) == 1 else [f"{request.name}-{k}" for k in range(len(parts))]
+    return [(span, replace(request, name=name, array=len(span))) for span, name in zip(parts, names, strict=True)]
+
+
 def in_hand(jobs: RunDir, states: States) -> dict[str, str]:
-    """Chunks that a task waits for or works on, with the id of that task; one in an unknown state counts as alive."""
-    holders: dict[str, list[str]] = {}
-    divisions: dict[str, Division] = {}
-    for array in arrays_of(jobs):
-        if array.division not in divisions:
-            divisions[array.division] = Division.read(parts_folder(jobs) / array.division)
-        mine = divisions[array.division].parts[array.first : array.first + array.tasks]
-        for task, chunks in zip(array.ids, mine, strict=True):
-            for chunk in chunks:
-                holders.setdefault(chunk, []).append(task)
-    seen = states({task for tasks in holders.values() for task in tasks})
-    return {chunk: task for chunk, tasks in holders.items() for task in tasks if not seen[task].final}
+    """Chunks that a task waits for or works on, with its id; a task in an unknown state counts as alive.
+
+    Args:
+        jobs: folder of the jobs.
+        states: what the scheduler says of tasks.
+    """
+    found, arrays = dict(divisions(jobs)), arrays_of(jobs)
+    held = [
+        (chunk, task, array.job)
+        for array in arrays
+        for task, chunks in zip(array.ids, found[array.division].parts[array.first :], strict=False)
+        for chunk in chunks
+    ]
+    # whole jobs as well: the scheduler is asked once in a while only, and a status may have asked about these before
+    ids = [array.job for array in arrays] + [task for array in arrays for task in array.ids]
+    seen = states([*(job.job for job in submissions(jobs)), *ids])
+    return {chunk: task for chunk, task, job in held if not (seen[task].final or seen[job].final)}
+
+
+def divisions(jobs: RunDir) -> list[tuple[str, Division]]:
+    """Names and contents of the divisions, oldest first."""
+    folder = _parts_folder(jobs)
+    return [(name, Division.read(folder / name)) for name in list_names(folder, ".json")]
+
+
+def write_division(jobs: RunDir, division: Division) -> Path:
+    """Publish a division under the next number that is free; its path."""
+    folder, text = _parts_folder(jobs), division.text()
+    folder.mkdir(exist_ok=True)
+    number = len(list_names(folder, ".json"))
+    while not publish_text(path := folder / f"{number:05d}.json", text):
+        number += 1
+    return path
 
 
 def arrays_of(jobs: RunDir) -> list[Array]:
@@ -121,21 +120,20 @@ def arrays_of(jobs: RunDir) -> list[Array]:
     return [Array(**json.loads((folder / n).read_text(encoding="utf-8"))) for n in list_names(folder, ".json")]
 
 
-def parts_folder(jobs: RunDir) -> Path:
-    """Where the divisions are."""
-    return jobs.path / "parts"
+def record(jobs: RunDir, array: Array) -> None:
+    """Remember an array that was submitted."""
+    folder = _arrays_folder(jobs)
+    folder.mkdir(exist_ok=True)
+    publish_text(folder / f"{array.job}.json", json.dumps(asdict(array)))
 
 
-def submit_array(
-    jobs: RunDir, site: Site, request: Request, tasks: Sequence[Callable[[], None]], place: tuple[Path, int], code: Path
-) -> Submitted:
-    """Submit one array, and put it on record.
+def submit_array(jobs: RunDir, site: Site, request: Request, division: Path, span: range, code: Path) -> Submitted:
+    """Submit an array of tasks of a division, and put it on record.
 
     Args:
-        jobs: folder of the jobs.
-        tasks: what each of its tasks calls.
-        place: file of the division, and the place of the first task in it.
-        code: the copy of this package that the tasks run.
+        jobs: folder of the jobs, which are those of the folder around it.
+        span: places of the tasks in the division.
+        code: the copy of this package that they run.
 
     Raises:
         PromofError: Slurm refuses it (with its words).
@@ -146,21 +144,24 @@ def submit_array(
     site = with_code(site, code)
     executor = SlurmExecutor(folder=jobs.logs, python=python_command(request, site))
     executor.update_parameters(**parameters(request, site))
+    tasks = [PreparePart(str(jobs.path.parent), str(division), part) for part in span]
     try:
-        job = executor.submit_array(tasks)[0].job_id.partition("_")[0]
+        with _without_slurm():
+            job = executor.submit_array(tasks)[0].job_id.partition("_")[0]
     except (FailedSubmissionError, FailedJobError, OSError, RuntimeError) as error:
         raise PromofError(
-            f"Slurm did not take the array {request.name}: {_last_words(error)}; `promof site check` says what does "
-            "not fit the site, and the same command submits what is missing."
+            f"Slurm did not take {request.name}: {_last_words(error)}; `promof site check` says what does not fit the "
+            "site, and the same command submits what is missing."
         ) from error
-    folder = _arrays_folder(jobs)
-    folder.mkdir(exist_ok=True)
-    array = Array(job, place[0].name, place[1], len(tasks))
-    publish_text(folder / f"{job}.json", json.dumps(asdict(array)))
-    submitted = Submitted(job, request.name, "prepare", time.time(), request.nodes, request.tasks_per_node,
+    record(jobs, Array(job, division.name, span.start, len(span)))
+    submitted = Submitted(job, request.name, PreparePart.ROLE, time.time(), request.nodes, request.tasks_per_node,
                           request.time_min, code.name)  # fmt: skip
-    publish_text(jobs.submissions / f"{job}.json", json.dumps(submitted.__dict__))
+    publish_text(jobs.submissions / f"{job}.json", json.dumps(asdict(submitted)))
     return submitted
+
+
+def _parts_folder(jobs: RunDir) -> Path:
+    return jobs.path / "parts"
 
 
 def _arrays_folder(jobs: RunDir) -> Path:

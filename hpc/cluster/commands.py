@@ -16,6 +16,7 @@ from hpc.options import (
     SiteOption,
     one_thread,
 )
+from promof_hpc.errors import UsageError
 
 submit_app = typer.Typer(help="Hand a run's jobs to Slurm, after printing what they ask for.", no_args_is_help=True)
 site_app = typer.Typer(help="Profiles of sites: what their Slurm wants to be told.", no_args_is_help=True)
@@ -62,6 +63,68 @@ def submit_screen(
 
     settings = screening_config(config, [*([f"library={library}"] if library else []), *set_], [])
     raise typer.Exit(submit(settings, run, site, dry_run, chain))
+
+
+@submit_app.command("pretrain")
+def submit_pretrain(
+    site: SiteOption,
+    policy: Annotated[str, typer.Argument(help="chemist or engineer.", show_default=False)],
+    data: Annotated[list[Path], typer.Option(help="Folder made by promof prep; repeatable.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the weights, on a disk that all nodes see.")] = Path("weights"),
+    set_: SetOption = [],  # noqa: B006
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a policy in one job, which saves and requeues itself."""
+    from hpc.cluster import folder_journeys
+
+    raise typer.Exit(folder_journeys.submit_pretrain(policy, data, out, set_, site, dry_run))
+
+
+@submit_app.command("prep")
+def submit_prep(
+    site: SiteOption,
+    source: Annotated[str, typer.Argument(help="As of `promof prep`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write to, on a disk that all nodes see.")] = Path("prepared"),
+    parts: Annotated[int, typer.Option(help="Tasks of the job array.")] = 8,
+    seed: Annotated[int, typer.Option(help="As of `promof prep`.")] = 0,
+    conformers: Annotated[bool, typer.Option(help="As of `promof prep`.")] = True,
+    max_atoms: Annotated[int, typer.Option(help="As of `promof prep`.")] = 300,
+    max_blocks: Annotated[int, typer.Option(help="As of `promof prep`.")] = 20,
+    data: Annotated[Optional[Path], typer.Option(help="synthetic: training set that lends the parts.")] = None,  # noqa: UP045
+    count: Annotated[int, typer.Option(help="synthetic: MOFs to make.")] = 1000,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Prepare a training set by a job array, and merge its parts."""
+    one_thread()
+    from hpc.cluster import folder_journeys
+    from hpc.preparation import preparation_settings
+
+    if source == "synthetic":
+        if data is None:
+            raise UsageError("`promof submit prep synthetic` needs --data, a folder made by `promof prep`.")
+        raise typer.Exit(folder_journeys.submit_synthetic(data, out, count, seed, site, parts, dry_run))
+    settings = preparation_settings(seed, conformers, max_atoms, max_blocks)
+    raise typer.Exit(folder_journeys.submit_prep(source, out, settings, site, parts, dry_run))
+
+
+@submit_app.command("reference")
+def submit_reference(
+    site: SiteOption,
+    library: Annotated[str, typer.Argument(help="Real MOFs.")] = "coremof:2019-ASR",
+    run: Annotated[Path, typer.Option("--run", help="Run directory, seen by all nodes.")] = Path("runs/reference"),
+    count: Annotated[int, typer.Option(help="MOFs to relax.")] = 320,
+    max_atoms: Annotated[int, typer.Option(help="Largest cell.")] = 100,
+    ranks: Annotated[int, typer.Option(help="MPI ranks.")] = 4,
+    config: ConfigOption = None,
+    set_: SetOption = [],  # noqa: B006
+    dry_run: DryRunOption = False,
+) -> None:
+    """Build a reference set: relax real MOFs by MPI ranks, then fit the energy baseline."""
+    one_thread()
+    from hpc.cluster import folder_journeys
+
+    chosen = (count, max_atoms)
+    raise typer.Exit(folder_journeys.submit_reference(library, run, chosen, ranks, config, set_, site, dry_run))
 
 
 def stop(run: RunArgument, now: Annotated[bool, typer.Option("--now", help="Cancel its jobs, too.")] = False) -> None:

@@ -127,7 +127,7 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     done: list[Submitted] = []
     for one in wanted:
         before = tuple(s.job for s in done if s.name in one.after)
-        first = replace(one, request=replace(one.request, after=before))
+        first = replace(one, request=replace(one.request, after=(*one.request.after, *before)))
         done.append(_submit(run, with_code(site, code), first, code.name))
         for _ in range(0 if one.request.role is Role.SERIAL else chain):
             link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))

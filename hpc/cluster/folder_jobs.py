@@ -1,0 +1,327 @@
+"""Jobs of folders that are no runs: preparing and pretraining; and those that make a screening a reference set.
+
+What such a job needs beside its folder lies in FOLDER/jobs, laid out as in a run: site.yaml, code, submissions, logs,
+events. A job is pickled with paths into it, and with its place in a list there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+
+from hpc.cluster.batch_script import Role
+from hpc.cluster.jobs import Ingest, Job
+from hpc.cluster.site import Site
+from hpc.lease import holding_lease
+from hpc.preemption import Asked, Interrupted, Requests
+from promof_hpc.config import ScreenConfig, load_config
+from promof_hpc.errors import PromofError
+from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.shard import list_names
+
+if TYPE_CHECKING:
+    from data_prep.parallel import Progress
+
+JOBS = "jobs"
+ORDER = "pretrain-"  # begins the name of a training's file
+
+
+class Chunked(Protocol):
+    """A preparation whose chunks can be made anywhere, and which is finished when all of them are there."""
+
+    @property
+    def chunks(self) -> list[str]:
+        """Names of all chunks."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything is there."""
+
+    def missing(self) -> list[str]:
+        """Chunks that have not been made."""
+
+    def make(self, names: list[str], workers: int, report: Progress) -> Any:
+        """Make those of these chunks that are missing."""
+
+    def finish(self, workers: int, report: Progress) -> Any:
+        """Do what follows from all chunks; its `lines()` say what there is."""
+
+
+def jobs_folder(folder: Path) -> RunDir:
+    """What the jobs of a folder keep; the same names as in a run."""
+    return RunDir(folder.absolute() / JOBS)
+
+
+def has_jobs(folder: Path) -> bool:
+    """Whether jobs were submitted for a folder that is no run."""
+    return jobs_folder(folder).site.name in list_names(folder / JOBS)
+
+
+def trainings_in(jobs: RunDir) -> list[Training]:
+    """What was ordered."""
+    return [Training.read(jobs.path / name) for name in list_names(jobs.path, ".json") if name.startswith(ORDER)]
+
+
+def preparation_in(folder: Path, data: str) -> Chunked:
+    """The preparation that was begun in a folder.
+
+    Args:
+        data: training set that lends the parts of synthetic MOFs; empty for other preparations.
+    """
+    if data:
+        from data_prep.synthetic import Synthesis
+
+        return Synthesis.read(Path(data), folder)
+    from data_prep.build import Preparation
+
+    return Preparation.read(folder)
+
+
+@dataclass(frozen=True)
+class FolderJob(Job):
+    """A task of a Slurm job at its work on a folder; `run` is where its jobs keep their things."""
+
+    @classmethod
+    def begin(cls, run_dir: str, role: str, threads: int = 1) -> FolderJob:
+        """Note the signals from now on, and say that the job has begun.
+
+        Args:
+            threads: of numerical libraries, unless the site says otherwise.
+        """
+        requests = Requests()
+        logging.basicConfig(format=f"%(asctime)s {role} %(levelname)s %(message)s", level=logging.INFO)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        run = RunDir(Path(run_dir))
+        job = cls(run, load_config(Site, run.site), requests, role, int(os.environ["SLURM_PROCID"]), _number())
+        job.note("job_began", host=os.uname().nodename)
+        return job
+
+    def leave(self, asked: Asked) -> None:
+        """As of a run's job; what is asked of one that is done must be NOTHING."""
+        if asked is Asked.REQUEUE:  # the base looks first whether the run is done, and there is none
+            self.note("job_leaves", asked=asked.name)
+            self._requeue()
+            raise SystemExit(0)
+        super().leave(asked)
+
+    @contextmanager
+    def heeding(self, tell: Progress) -> Iterator[Progress]:
+        """A `Progress` that tells, and then raises `Interrupted` if a signal has asked for it.
+
+        In between the warning is blocked: Slurm sends it to the processes that are started here as well, they inherit
+        the mask, and without it they would die. TERM may end them, because a pool ends its processes by it.
+        """
+        warning = [signal.Signals[f"SIG{self.site.signal.name}"]]
+
+        def report(step: str, done: int, total: int) -> None:
+            tell(step, done, total)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, warning)  # runs the handler if one has come
+            signal.pthread_sigmask(signal.SIG_BLOCK, warning)
+            if self.requests.asked is not Asked.NOTHING:
+                raise Interrupted(self.requests.asked)
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, warning)
+        try:
+            yield report
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, warning)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a pretraining was ordered to do.
+
+    Attributes:
+        data: folders made by `promof prep`.
+        overrides: key=value for the keys of `config.pretrain`.
+    """
+
+    policy: str
+    data: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{ORDER}{self.policy}.json"
+
+    @classmethod
+    def read(cls, path: Path) -> Training:
+        """What `text` gave."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(content["policy"], tuple(content["data"]), tuple(content["overrides"]))
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How what was missing of a preparation was dealt to tasks.
+
+    Attributes:
+        parts: names of the chunks that each task makes.
+        where: folder from which a relative source is meant.
+        data: training set that lends the parts of synthetic MOFs; empty for other preparations.
+        command: that submits what is missing.
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+    where: str
+    data: str
+    command: str
+
+    @classmethod
+    def read(cls, path: Path) -> Division:
+        """What `text` gave."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**content, "parts": tuple(map(tuple, content["parts"]))})
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train a policy until it is done; `order` is the file of a `Training`."""
+
+    folder: str
+    order: str
+
+    def __call__(self) -> None:
+        """Be its one process."""
+        job = FolderJob.begin(str(jobs_folder(Path(self.folder)).path), Role.TRAIN, _cpus())
+        from hpc.pretraining import course_of, train_course, training_settings
+
+        order = Training.read(Path(self.order))
+        settings = training_settings(order.policy, order.overrides)
+        course = course_of(settings, [Path(folder) for folder in order.data])
+        complete = train_course(course, settings, Path(self.folder), lambda: job.requests.asked is not Asked.NOTHING)
+        job.leave(Asked.NOTHING if complete else job.requests.asked)
+
+
+@dataclass(frozen=True)
+class PreparePart:
+    """Make the chunks of one task; `division` is the file of a `Division`, `part` the task's place in it."""
+
+    ROLE: ClassVar[str] = "prepare"  # what its events and submissions are found by
+
+    folder: str
+    division: str
+    part: int
+
+    def __call__(self) -> None:
+        """Be its one process."""
+        job, division, whole = _begin(self.folder, self.division, self.ROLE)
+        mine = list(division.parts[self.part])
+        asked = _until_asked(job, lambda report: whole.make(mine, _cpus(), report))
+        job.leave(asked if set(mine) & set(whole.missing()) else Asked.NOTHING)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Make of all chunks what follows from them, or refuse where one is missing."""
+
+    folder: str
+    division: str
+
+    def __call__(self) -> None:
+        """Be its one process.
+
+        Raises:
+            PromofError: chunks are missing; the text names them and the command that goes on.
+        """
+        job, division, whole = _begin(self.folder, self.division, Role.SERIAL)
+        if missing := whole.missing():
+            _refuse(job, f"{_those(missing, whole)} of {self.folder} are missing; `{division.command}` submits them, "
+                         "and nothing is made of an incomplete set.")  # fmt: skip
+        asked = _until_asked(job, lambda report: print("\n".join(whole.finish(_cpus(), report).lines())))
+        job.leave(Asked.NOTHING if whole.is_finished else asked)
+
+
+@dataclass(frozen=True)
+class IngestReference(Ingest):
+    """Read the library of a reference set, then propose the elements."""
+
+    def __call__(self) -> None:
+        """Be its one process."""
+        super().__call__()
+        from hpc.reference import propose_elements
+
+        run = RunDir.open(Path(self.run_dir))
+        config = load_config(ScreenConfig, run.config)
+        with holding_lease(run, config.farm.claim_expiry_s):
+            propose_elements(run, config)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit the baseline of a reference set to what was relaxed, or refuse where something is missing."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Be its one process.
+
+        Raises:
+            PromofError: evaluations are missing, or too few MOFs have converged.
+        """
+        from hpc.inspection import write_report
+        from hpc.reference import missing_of, write_reference
+
+        job = Job.begin(self.run_dir, Role.SERIAL)
+        if missing := missing_of(job.run):
+            _refuse(job, f"{job.run.path}: {missing}; `promof resume {job.run.path}` goes on, and nothing is fitted to "
+                         "an incomplete set.")  # fmt: skip
+        print(f"Reference set: {write_reference(job.run, load_config(ScreenConfig, job.run.config))}")
+        write_report(job.run)
+        job.leave(Asked.NOTHING)
+
+
+def _begin(folder: str, division: str, role: str) -> tuple[FolderJob, Division, Chunked]:
+    job = FolderJob.begin(str(jobs_folder(Path(folder)).path), role)
+    told = Division.read(Path(division))
+    os.chdir(told.where)
+    return job, told, preparation_in(Path(folder), told.data)
+
+
+def _until_asked(job: FolderJob, work: Callable[[Progress], object]) -> Asked:
+    """Do work that reports; what was asked where that ended it."""
+    from hpc.preparation import Lines
+
+    try:
+        with job.heeding(Lines()) as report:
+            work(report)
+    except Interrupted as interrupted:
+        return interrupted.asked
+    return Asked.NOTHING
+
+
+def _refuse(job: Job, why: str) -> NoReturn:
+    job.note("refused", why=why)
+    raise PromofError(why)
+
+
+def _those(missing: list[str], whole: Chunked, shown: int = 20) -> str:
+    more = ", ..." if len(missing) > shown else ""
+    return f"{len(missing)} of {len(whole.chunks)} chunks ({', '.join(missing[:shown])}{more})"
+
+
+def _cpus() -> int:
+    return int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
+
+
+def _number() -> str:
+    """The job's id; of a task of an array both numbers, since the other id may mean the whole array."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
