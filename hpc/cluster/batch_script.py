@@ -185,6 +185,10 @@ def setup_lines(request: Request, site: Site) -> list[str]:
     PROMOF_CHAINED_AFTER (the ids of the jobs with which a chained job goes on).
     """
     variables = {**site.environment, SIGNAL_VARIABLE: site.signal.name}
+    if request.role is Role.EVALUATE and site.mpi.library == "mpich":
+        # A rank that is killed while MPI starts leaves shared memory named after job and step, which a requeued job
+        # would meet on the same node and fail at. The farm's messages are small: it does without.
+        variables["MPIR_CVAR_NOLOCAL"] = "1"
     if by_launcher(request, site):
         variables[LAUNCHER_VARIABLE] = f"{site.mpi.launcher} -n {request.nodes * request.tasks_per_node}"
     if request.chained:
@@ -303,7 +307,7 @@ def _context(requests: Sequence[Request], site: Site) -> dict[str, Any]:
         "array": f"0-{first.array - 1}%{first.array_concurrency or first.array}" if first.array > 1 else "",
         "dependency": _dependency(first),
         "warning": _warning(first, site),
-        "setup": setup_lines(first, site),
+        "setup": list(dict.fromkeys(line for request in requests for line in setup_lines(request, site))),
         "python": python_command(first, site),
         "by_launcher": by_launcher(first, site),
     }

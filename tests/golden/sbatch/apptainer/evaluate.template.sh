@@ -22,6 +22,7 @@ export NCCL_SOCKET_IFNAME=hsn0
 export GLOO_SOCKET_IFNAME=hsn0
 export APPTAINERENV_HF_HUB_OFFLINE=1
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_NOLOCAL=1
 
 # MPI ranks, one GPU each; the death of one ends them all, and the next start does what is missing.
 srun --unbuffered --cpus-per-task=12 --kill-on-bad-exit=1 --mpi=pmi2 --gpus-per-task=1 \

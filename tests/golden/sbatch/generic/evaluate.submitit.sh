@@ -14,6 +14,7 @@
 
 # setup
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_NOLOCAL=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -11,6 +11,7 @@
 #SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
 
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_NOLOCAL=1
 
 # MPI ranks; the death of one ends them all, and the next start does what is missing.
 srun --unbuffered --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 \

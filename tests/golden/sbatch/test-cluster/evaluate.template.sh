@@ -17,6 +17,7 @@ export OMP_NUM_THREADS=1
 export MASTER_ADDR=127.0.0.1
 export GLOO_SOCKET_IFNAME=lo
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_NOLOCAL=1
 
 # MPI ranks, one GPU each; the death of one ends them all, and the next start does what is missing.
 srun --unbuffered --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 --gpus-per-task=1 \
