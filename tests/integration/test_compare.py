@@ -105,7 +105,8 @@ def test_a_strategy_that_wants_more_budget_gets_a_clear_error_and_nothing_is_mad
 def test_the_figures_of_finished_runs_outlive_their_directories(place: Path, tmp_path: Path):
     study = tmp_path / "runs" / "study"
     shutil.copytree(place / "runs" / "study" / "figures", study / "figures")
-    write(tmp_path)
+    shutil.copy(place / "study.yaml", tmp_path)
+    promof("compare", "study.yaml", cwd=place)
     promof("compare", "study.yaml", cwd=tmp_path)
     assert not list(study.rglob("config.yaml"))
     assert (study / "comparison.json").read_text() == (place / "runs" / "study" / "comparison.json").read_text()
