@@ -201,7 +201,7 @@ class Child:
         if self._process is None or self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            with _ENVIRONMENT, _without_mpi_environment():
+            with _ENVIRONMENT, without_mpi_environment():
                 arguments = (str(self._run.path), self._device, self._judge, theirs)
                 self._process = context.Process(target=_child_main, args=arguments, daemon=True)
                 self._process.start()
@@ -243,7 +243,7 @@ def _child_main(run_path: str, device: str, judge: Judge, pipe: Connection) -> N
         return
 
 
-class _without_mpi_environment:  # noqa: N801, a context manager reads like a function
+class without_mpi_environment:  # noqa: N801, a context manager reads like a function
     """Hide what an MPI launcher or Slurm set, so that a child does not take itself for a rank."""
 
     PREFIXES = ("PMI", "PMIX", "OMPI_", "MPI_", "HYDRA", "SLURM_", "PALS_")

@@ -10,19 +10,17 @@ where the site's limit falls, and a later submission has other tasks.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from hpc.cluster.batch_script import Request, parameters, python_command
+from hpc.cluster.batch_script import Request
 from hpc.cluster.folder_jobs import Division, PreparePart
 from hpc.cluster.job_state import Seen
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import Submitted, _last_words, _without_slurm, submissions, with_code
-from promof_hpc.errors import PromofError
+from hpc.cluster.submission import Submitted, put_on_record, submissions, submitting, with_code, without_slurm
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, publish_text
 
@@ -138,26 +136,11 @@ def submit_array(jobs: RunDir, site: Site, request: Request, division: Path, spa
     Raises:
         PromofError: Slurm refuses it (with its words).
     """
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    site = with_code(site, code)
-    executor = SlurmExecutor(folder=jobs.logs, python=python_command(request, site))
-    executor.update_parameters(**parameters(request, site))
     tasks = [PreparePart(str(jobs.path.parent), str(division), part) for part in span]
-    try:
-        with _without_slurm():
-            job = executor.submit_array(tasks)[0].job_id.partition("_")[0]
-    except (FailedSubmissionError, FailedJobError, OSError, RuntimeError) as error:
-        raise PromofError(
-            f"Slurm did not take {request.name}: {_last_words(error)}; `promof site check` says what does not fit the "
-            "site, and the same command submits what is missing."
-        ) from error
+    with without_slurm(), submitting(jobs, with_code(site, code), request) as executor:
+        job = executor.submit_array(tasks)[0].job_id.partition("_")[0]
     record(jobs, Array(job, division.name, span.start, len(span)))
-    submitted = Submitted(job, request.name, PreparePart.ROLE, time.time(), request.nodes, request.tasks_per_node,
-                          request.time_min, code.name)  # fmt: skip
-    publish_text(jobs.submissions / f"{job}.json", json.dumps(asdict(submitted)))
-    return submitted
+    return put_on_record(jobs, job, request, PreparePart.ROLE, code.name)
 
 
 def _parts_folder(jobs: RunDir) -> Path:

@@ -75,9 +75,9 @@ def _gpus_by_torch() -> tuple[tuple[str, ...], str]:
 
 
 def _leaks() -> tuple[str, ...]:
-    from hpc.worker import _without_mpi_environment
+    from hpc.worker import without_mpi_environment
 
-    with _without_mpi_environment():
+    with without_mpi_environment():
         return tuple(sorted(name for name in os.environ if name.startswith(LAUNCHERS)))
 
 

@@ -103,13 +103,9 @@ class FolderJob(Job):
         job.note("job_began", host=os.uname().nodename)
         return job
 
-    def leave(self, asked: Asked) -> None:
-        """As of a run's job; what is asked of one that is done must be NOTHING."""
-        if asked is Asked.REQUEUE:  # the base looks first whether the run is done, and there is none
-            self.note("job_leaves", asked=asked.name)
-            self._requeue()
-            raise SystemExit(0)
-        super().leave(asked)
+    def is_done(self) -> bool:
+        """Never: one that is done leaves without having been asked to."""
+        return False
 
     @contextmanager
     def heeding(self, tell: Progress) -> Iterator[Progress]:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpc.cluster.arrays import (
     array_limit,
@@ -42,9 +42,9 @@ from hpc.cluster.plan import plan_text
 from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place, take_snapshot
-from hpc.cluster.submission import Submitted, Wanted, _check_rate, _submit, spread, with_code
+from hpc.cluster.submission import Submitted, Wanted, check_rate, make_place, spread, submit, with_code
 from hpc.exit_codes import DONE
-from promof_hpc.config import RunConfig, dump_config, load_config
+from promof_hpc.config import RunConfig, load_config
 from promof_hpc.errors import UsageError
 from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import list_names, replace_text
@@ -113,7 +113,7 @@ def submit_pretrain(
     order = Training(policy, tuple(str(folder.absolute()) for folder in data), tuple(overrides))
     file = place.jobs.path / order.name
     job = Pretrain(str(place.folder), str(file))
-    wanted = [Wanted(_job(job), place.request(Role.TRAIN, f"pretrain-{policy}"))]
+    wanted = [Wanted(job, place.request(Role.TRAIN, f"pretrain-{policy}"))]
     if dry_run:
         return _show(place, wanted)
     if is_trained(policy, place.folder) and order in trainings_in(place.jobs):
@@ -121,7 +121,7 @@ def submit_pretrain(
         return DONE
     alive = alive_jobs(place.jobs)
     if left := outstanding(wanted, alive):
-        _make(place.jobs, place.site)
+        make_place(place.jobs, place.site)
         replace_text(file, order.text())
     return _hand_over(place, left, alive)
 
@@ -203,7 +203,7 @@ def submit_reference(
     left = outstanding(reference_jobs(run, settings, profile), alive)
     if left:
         print(plan_text(run, settings, profile, left, texts=False))
-    return _tell(path, alive, _submit_all(run, profile, left) if left else [])
+    return _tell(path, alive, submit(run, profile, left) if left else [])
 
 
 def reference_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
@@ -214,7 +214,7 @@ def reference_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
     serial = usual_request(Role.SERIAL, run.path, site)
     ranks = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
     ingest = Wanted(IngestReference(folder), replace(serial, name=f"promof-ingest-{name}"))
-    fit = Wanted(_job(Fit(folder)), replace(serial, name=f"promof-fit-{name}"))
+    fit = Wanted(Fit(folder), replace(serial, name=f"promof-fit-{name}"))
     if not missing_of(run):
         return [fit]
     fit = replace(fit, after=(ranks.name,))
@@ -270,8 +270,8 @@ def _submit_chunks(place: Place, whole: Chunked, division: Division, parts: int)
     usual = -(-len(todo) // (CHUNKS_PER_CPU * allocation(part, site).cpus_per_task))
     division = replace(division, parts=cut(todo, parts or usual))
     arrays = requests_for(len(division.parts), array_limit(site, Scheduler()), part)
-    tasks = [Wanted(_job(PreparePart(folder, "", span.start)), request) for span, request in arrays]
-    last = Wanted(_job(Merge(folder, "")), merge, tuple(request.name for _, request in arrays))
+    tasks = [Wanted(PreparePart(folder, "", span.start), request) for span, request in arrays]
+    last = Wanted(Merge(folder, ""), merge, tuple(request.name for _, request in arrays))
     print(f"{len(whole.chunks)} chunks; {len(missing)} are missing, {len(held)} of them in the hands of tasks.")
     if not outstanding([last], [] if todo else alive):
         print(f"Where a task is dead and Slurm does not say so, remove its file in {jobs.path / 'arrays'}.")
@@ -279,32 +279,19 @@ def _submit_chunks(place: Place, whole: Chunked, division: Division, parts: int)
     if place.dry_run:
         return _show(place, [*tasks, last])
     print("\n".join(_lines([*tasks, last], site)))
-    _check_rate(jobs, site, len(arrays) + 1)
-    _make(jobs, site)
+    check_rate(jobs, site, len(arrays) + 1)
+    make_place(jobs, site)
     file, code = write_division(jobs, division), take_snapshot(jobs)
     done = [submit_array(jobs, site, request, file, span, code) for span, request in arrays]
     before = (*(task.partition("_")[0] for task in held.values()), *(array.job for array in done))
-    last = Wanted(_job(Merge(folder, str(file))), replace(merge, after=tuple(dict.fromkeys(before))))
-    return _tell(place.folder, alive, [*done, *_submit_all(jobs, site, [last])])
+    last = Wanted(Merge(folder, str(file)), replace(merge, after=tuple(dict.fromkeys(before))))
+    return _tell(place.folder, alive, [*done, *submit(jobs, site, [last])])
 
 
 def _hand_over(place: Place, left: Sequence[Wanted], alive: Sequence[JobView]) -> int:
     if left:
         print("\n".join(_lines(left, place.site)))
-    return _tell(place.folder, alive, _submit_all(place.jobs, place.site, left) if left else [])
-
-
-def _submit_all(run: RunDir, site: Site, wanted: Sequence[Wanted]) -> list[Submitted]:
-    """Submit jobs in their order, after those that are named and those whose ids are known."""
-    _check_rate(run, site, len(wanted))
-    code = take_snapshot(run)
-    _make(run, site)
-    done: list[Submitted] = []
-    for one in wanted:
-        before = tuple(job.job for job in done if job.name in one.after)
-        request = replace(one.request, after=(*one.request.after, *before))
-        done.append(_submit(run, with_code(site, code), replace(one, request=request), code.name))
-    return done
+    return _tell(place.folder, alive, submit(place.jobs, place.site, left) if left else [])
 
 
 def _tell(path: Path, alive: Sequence[JobView], done: Sequence[Submitted]) -> int:
@@ -343,13 +330,6 @@ def _lines(wanted: Sequence[Wanted], site: Site) -> list[str]:
             f"Code copied into the folder: {len(files)} files, {size:.0f} MB."]  # fmt: skip
 
 
-def _make(jobs: RunDir, site: Site) -> None:
-    """Make the folders of the jobs; their profile must be there before the first of them starts."""
-    for folder in (jobs.events, jobs.logs, jobs.submissions):
-        folder.mkdir(parents=True, exist_ok=True)
-    replace_text(jobs.site, dump_config(site))
-
-
 def _asking(site: Site) -> Callable[[Iterable[str]], Mapping[str, Seen]]:
     return CachedScheduler(Scheduler(), scheduler_cache(), site.poll_s).states
 
@@ -382,8 +362,3 @@ def _prepared(folder: Path, found: Sequence[Division], holders: Mapping[str, str
     if dropped := len(missing - holders.keys()):
         return f"{text}; {dropped} are missing and in the hands of no task: `{last.command}` submits them"
     return f"{text}; not finished" + ("" if alive else f", and no job is left: `{last.command}` goes on")
-
-
-def _job(job: Callable[[], None]) -> Any:
-    """A job as `Wanted` takes it, which names the jobs of runs."""
-    return job

@@ -139,12 +139,16 @@ class Job:
         """Whether the scheduler knows for certain that another job has ended."""
         return not job.startswith("local-") and Scheduler().states([job])[job].final
 
+    def is_done(self) -> bool:
+        """Whether another start would find nothing to do."""
+        return is_done(self.run)
+
     def leave(self, asked: Asked) -> None:
         """Go the way that was asked for; returns only where the work went on to its end."""
         self.note("job_leaves", asked=asked.name)
         if asked is Asked.NOTHING:
             return
-        if asked is Asked.REQUEUE and self.rank == 0 and not is_done(self.run):
+        if asked is Asked.REQUEUE and self.rank == 0 and not self.is_done():
             self._requeue()
         if asked is Asked.HOLD:
             # Who ends by himself after TERM counts as completed, and is not requeued after a preemption.

@@ -31,7 +31,6 @@ class JobView:
         began_s: when it last began to work on the run; None: not yet.
         left: why it left then (`Asked` or DONE); empty while it works, or where it was killed.
         restarts: how often it has begun again.
-        requeued: how often it put itself back into the queue.
         trouble: why it could not do that, or did not begin.
         seen: the scheduler's word.
     """
@@ -40,7 +39,6 @@ class JobView:
     began_s: float | None
     left: str
     restarts: int
-    requeued: int
     trouble: str
     seen: Seen
 
@@ -94,11 +92,10 @@ def jobs_of(run: RunDir) -> list[JobView]:
     for event in read_events(run):
         if "job" in event and "role" in event:
             events.setdefault(str(event["job"]), []).append(event)
-    requeues = [name.partition(".")[0] for name in list_names(run.submissions) if ".requeued-" in name]
-    return [_view(s, events.get(s.job, []), requeues.count(s.job), said[s.job]) for s in known]
+    return [_view(s, events.get(s.job, []), said[s.job]) for s in known]
 
 
-def _view(submitted: Submitted, events: Sequence[dict[str, object]], requeued: int, seen: Seen) -> JobView:
+def _view(submitted: Submitted, events: Sequence[dict[str, object]], seen: Seen) -> JobView:
     leads = submitted.role.partition(" ")[0]  # of a job with two steps the first one decides
     events = [e for e in events if e["role"] in (leads, "chain", "ingest")]
     began = [e for e in events if e["event"] == "job_began"]
@@ -108,9 +105,7 @@ def _view(submitted: Submitted, events: Sequence[dict[str, object]], requeued: i
     trouble = [TROUBLE[str(e["event"])].format(e["why"]) for e in since if e["event"] in TROUBLE]
     began_s = float(str(last["time_s"])) if last else None
     restarts = int(str(last["restart"])) if last else 0
-    return JobView(
-        submitted, began_s, left[-1] if left else "", restarts, requeued, trouble[-1] if trouble else "", seen
-    )
+    return JobView(submitted, began_s, left[-1] if left else "", restarts, trouble[-1] if trouble else "", seen)
 
 
 def scheduler_cache() -> Path:

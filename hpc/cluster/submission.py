@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpc.cluster.batch_script import (
     Request,
@@ -30,10 +31,13 @@ from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.store.run_dir import RunDir, is_ingested
 from promof_hpc.store.shard import list_names, publish_text, replace_text
 
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
 HOUR_S = 3600.0
 
 
-Runnable = Train | Evaluate | Ingest
+Runnable = Callable[[], None]  # pickled with paths alone
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,9 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     Raises:
         PromofError: too many submissions within an hour, or Slurm refuses a job (with its words).
     """
-    _check_rate(run, site, len(wanted) * (1 + chain))
+    check_rate(run, site, len(wanted) * (1 + chain))
     code = take_snapshot(run)
-    replace_text(run.site, dump_config(site))
-    run.submissions.mkdir(exist_ok=True)
+    make_place(run, site)
     done: list[Submitted] = []
     for one in wanted:
         before = tuple(s.job for s in done if s.name in one.after)
@@ -133,6 +136,13 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
             link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))
             done.append(_submit(run, with_code(site, code), link, code.name))
     return done
+
+
+def make_place(run: RunDir, site: Site) -> None:
+    """Make what jobs write into; the profile must be there before the first of them starts."""
+    for folder in (run.events, run.logs, run.submissions):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_text(run.site, dump_config(site))
 
 
 def with_code(site: Site, code: Path) -> Site:
@@ -152,24 +162,40 @@ def submissions(run: RunDir) -> list[Submitted]:
 
 def _submit(run: RunDir, site: Site, wanted: Wanted, code: str) -> Submitted:
     request = wanted.request
-    with _without_slurm():
+    with without_slurm():
         job = _by_submitit(run, site, wanted) if wanted.beside is None else _by_sbatch(run, site, wanted)
-    submitted = Submitted(job, request.name, wanted.what, time.time(), request.nodes, request.tasks_per_node,
+    return put_on_record(run, job, request, wanted.what, code)
+
+
+def put_on_record(run: RunDir, job: str, request: Request, what: str, code: str) -> Submitted:
+    """Remember a job that was submitted."""
+    submitted = Submitted(job, request.name, what, time.time(), request.nodes, request.tasks_per_node,
                           request.time_min, code)  # fmt: skip
     publish_text(run.submissions / f"{job}.json", json.dumps(asdict(submitted)))
     return submitted
 
 
 def _by_submitit(run: RunDir, site: Site, wanted: Wanted) -> str:
+    with submitting(run, site, wanted.request) as executor:
+        return str(executor.submit(wanted.job).job_id)
+
+
+@contextmanager
+def submitting(run: RunDir, site: Site, request: Request) -> Iterator[SlurmExecutor]:
+    """submitit's executor for a request.
+
+    Raises:
+        PromofError: Slurm refuses what is submitted with it (with its words).
+    """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(folder=run.logs, python=python_command(wanted.request, site))
-    executor.update_parameters(**parameters(wanted.request, site))
+    executor = SlurmExecutor(folder=run.logs, python=python_command(request, site))
+    executor.update_parameters(**parameters(request, site))
     try:
-        return str(executor.submit(wanted.job).job_id)
+        yield executor
     except (FailedSubmissionError, FailedJobError, OSError, RuntimeError) as error:
-        raise _refused(wanted, _last_words(error)) from error
+        raise _refused(request, (str(error).strip().splitlines() or [type(error).__name__])[-1]) from error
 
 
 def _by_sbatch(run: RunDir, site: Site, wanted: Wanted) -> str:
@@ -179,19 +205,19 @@ def _by_sbatch(run: RunDir, site: Site, wanted: Wanted) -> str:
     answer = Scheduler().ask("sbatch", "--parsable", str(script))
     job = answer.text.strip().partition(";")[0]
     if answer.why or not job.isdigit():
-        raise _refused(wanted, answer.why or answer.text.strip())
+        raise _refused(wanted.request, answer.why or answer.text.strip())
     return job
 
 
-def _refused(wanted: Wanted, said: str) -> PromofError:
+def _refused(request: Request, said: str) -> PromofError:
     return PromofError(
-        f"Slurm did not take the job {wanted.request.name}: {said}; `promof site check` says what does not fit the "
-        "site, and `promof resume` submits what is missing."
+        f"Slurm did not take {request.name}: {said}; `promof site check` says what does not fit the "
+        "site, and the same command submits what is missing."
     )
 
 
 @contextmanager
-def _without_slurm() -> Iterator[None]:
+def without_slurm() -> Iterator[None]:
     """Submit as if from a shell of one's own: what an allocation or a user's defaults set would win over the script."""
     hidden = {k: v for k, v in os.environ.items() if k.startswith(("SBATCH_", "SLURM_")) and k != "SLURM_CONF"}
     for name in hidden:
@@ -202,7 +228,12 @@ def _without_slurm() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _check_rate(run: RunDir, site: Site, count: int) -> None:
+def check_rate(run: RunDir, site: Site, count: int) -> None:
+    """Let so many more jobs be submitted.
+
+    Raises:
+        PromofError: there would be more within an hour than the site's profile allows.
+    """
     recent = [s for s in submissions(run) if time.time() - s.time_s < HOUR_S]
     if len(recent) + count > site.max_submissions_per_hour:
         raise PromofError(
@@ -210,7 +241,3 @@ def _check_rate(run: RunDir, site: Site, count: int) -> None:
             f"{site.max_submissions_per_hour} (max_submissions_per_hour); `promof logs {run.path} --failed` says why "
             "they end."
         )
-
-
-def _last_words(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

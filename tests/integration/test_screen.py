@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.commands import ROOT, promof
+from tests.disks import small_disk
 
 DEMO = ROOT / "promof_hpc" / "data" / "demo"
 SMALL = ("LIKFOB_clean", "YUKVAC_clean", "XAXBAB_clean", "TAFPOG_clean", "UXEDEH_clean")
@@ -172,15 +173,8 @@ def test_a_read_only_run_directory_is_one_sentence(place):
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A file system of 300 kB; needs the right to mount."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "300k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_one_sentence_and_after_making_room_resume_finishes(place, tiny_disk):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import publish_text
+from tests.disks import small_disk
 from tests.processes import wait_for
 from tests.runs import lennard_jones_run
 from tests.slurm.client import ENDED, State
@@ -68,26 +68,19 @@ def _to_the_end(user: User, run: RunDir) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of 80 MB; needs the right to mount."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "80m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("moment", _three("full disk"))
-def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, small_disk, moment):
-    user, run, chance = User(cluster, tmp_path), RunDir(small_disk / "run"), random.Random(f"full {moment}")
+def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, disk, moment):
+    user, run, chance = User(cluster, tmp_path), RunDir(disk / "run"), random.Random(f"full {moment}")
     train, evaluate = user.submit(config, run, "farm.drain_s=1")
     share = (moment + chance.random()) / 3
     wait_for(lambda: committed(run) >= 1 + share * 0.7 * BUDGET / 2, 180, "the moment")
-    ballast = small_disk / "ballast"
+    ballast = disk / "ballast"
     fill(ballast)
     cluster.wait_for(int(evaluate), *ENDED, seconds=90)
     ballast.unlink()
