@@ -119,6 +119,8 @@ class LearningSettings(Section):
     """k of pass_at_k; 1 is plain GRPO."""
     k_final: Annotated[int | None, Optional_] = Field(None, ge=1)
     """k at the end of the budget, reached in even steps; none keeps k."""
+    k_sets: int = Field(1, ge=1)
+    """k of the best of k among the component sets of a target; 1 compares them by plain GRPO (the paper's form)."""
     credit: Literal["max", "mean", "max_at_k"] = "max"
     """What a component set earns from its assemblies: the best, their mean, or the unbiased best of k."""
     clip: float = Field(0.2, gt=0)
@@ -249,6 +251,11 @@ class DesignConfig(RunConfig):
                         f"{key} is {k}, but a group has {self.rounds.assemblies} assemblies: with n <= k all "
                         "advantages are zero; lower k or raise rounds.assemblies"
                     )
+            if 1 < self.learning.k_sets >= self.rounds.sets:
+                raise ValueError(
+                    f"learning.k_sets is {self.learning.k_sets}, but a target has {self.rounds.sets} component sets: "
+                    "none would be better than another; lower k_sets or raise rounds.sets"
+                )
             if not self.assembly.flow:
                 raise ValueError("assembly.flow is off: the engineer of strategy promof would have nothing to decide")
         if self.strategy == "external" and not self.external:

@@ -223,6 +223,7 @@ def test_every_mistake_of_a_configuration_is_listed_with_line_and_hint(place):
 @pytest.mark.parametrize(("settings", "words"), [
     (("learning.k=16", "strategy=promof"), ("learning.k is 16", "rounds.assemblies")),
     (("learning.k_final=20", "strategy=promof"), ("learning.k_final is 20",)),
+    (("learning.k_sets=64", "strategy=promof"), ("learning.k_sets is 64", "rounds.sets")),
     (("budget=none",), ("a campaign needs a budget",)),
     (("strategy=genetc",), ("did you mean 'genetic'",)),
     (("task.name=co2",), ("co2 needs adsorption",)),

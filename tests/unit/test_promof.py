@@ -272,6 +272,20 @@ def test_a_frozen_policy_does_not_move(config, round_of, freeze, moved):
     assert tuple(a != b for a, b in zip(states(strategy), before, strict=True)) == moved
 
 
+@pytest.mark.parametrize(("k_sets", "alike"), [(1, False), (2, True)])
+def test_best_of_two_sets_does_not_tell_the_worse_ones_apart(config, k_sets, alike):
+    """Of three sets the worse two have the same mean best of 2, so the same is learned if they change places."""
+    rounds = config.rounds.model_copy(update={"sets": 3})
+    learning = config.learning.model_copy(update={"k_sets": k_sets, "freeze": "engineer"})
+    config = config.model_copy(update={"rounds": rounds, "learning": learning})
+    proposals = Promof(config).propose(ASKED)
+    chemists = [
+        states(learned(config, proposals, [Judged(earned[p.group]) for p in proposals.items])[0])[0]
+        for earned in ((0.0, 1.0, 5.0), (1.0, 0.0, 5.0))
+    ]
+    assert (chemists[0] == chemists[1]) == alike
+
+
 def test_equal_rewards_and_cut_groups_teach_nothing(config, round_of):
     proposals, _ = round_of
     before = states(Promof(config))

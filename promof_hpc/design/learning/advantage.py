@@ -136,7 +136,7 @@ def annealed(
             is too small to compare.
         k: of pass_at_k in this round.
         number: of the round, for the warm-up.
-        estimator: in place of the setting, for instance `group` for component sets.
+        estimator: in place of the setting.
     """
     weight = warm_up(number, settings.warmup_rounds)
     how = estimator or settings.estimator

@@ -1,7 +1,8 @@
 """Strategy `promof`: two policies that learn from one reward, each by group-relative policy gradient (PRO-MOF).
 
     low level   the n assemblies of a component set are a group: advantage of the best of k (or plain GRPO) -> engineer
-    high level  a set earns its best assembly, and is compared with the other sets of its target          -> chemist
+    high level  a set earns its best assembly, and is compared with the other sets of its target:
+                advantage of plain GRPO, or of the best of `k_sets`                                       -> chemist
 
 Taken from GRPO: no critic, advantages relative to a group, clipped ratios, KL to a frozen reference. Left out: nothing
 is learned from groups without variance, and from those that the budget cut. Every group of the engineer, and the sets
@@ -123,7 +124,7 @@ class Promof:
             if _whole(members[draft.group]):
                 groups_of[draft.target].append(draft.group)
         earned = [self._earned([members[g] for g in groups], k) for groups in groups_of.values()]
-        found = annealed(earned, self._settings, k, number, estimator="group")
+        found = annealed(earned, self._settings, self._settings.k_sets, number, estimator="pass_at_k")
         high: dict[int, float] = {}
         for groups, values in zip(groups_of.values(), found.values, strict=True):
             if values is not None:
