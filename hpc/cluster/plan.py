@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,10 +98,14 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site) 
     left = "not known before it is read" if cost.left is None else f"{cost.left} left"
     lines = [f"Budget: {budget}, {left}.", f"Basis: {cost.basis}."]
     steps = [request for w in wanted for request in (w.request, w.beside) if request is not None]
-    ranks = sum(request.nodes * request.tasks_per_node for request in steps if request.role == "evaluate")
+    evaluating = [request for request in steps if request.role == "evaluate"]
+    ranks = sum(request.nodes * request.tasks_per_node for request in evaluating)
     if cost.hours is not None and ranks:
-        unit = "GPU-hours" if site.gpus_per_node else "core-hours"
-        lines.append(f"Evaluation: {cost.hours:.1f} {unit}, {cost.hours / ranks:.1f} h on {ranks} ranks.")
+        unit, hours = "GPU-hours" if site.gpus_per_node else "core-hours", cost.hours / ranks
+        lines.append(f"Evaluation: {cost.hours:.1f} {unit}, {hours:.1f} h on {ranks} ranks.")
+        links = math.ceil(60 * hours / min(request.time_min for request in evaluating))
+        if links > 1:
+            lines.append(f"  more than one job's limit: --chain {links - 1} submits {links} that follow one another")
     most = sum(_node_hours(w) * max(1, site.gpus_per_node) for w in wanted)
     what = "GPU-hours" if site.gpus_per_node else "node-hours"
     return [*lines, f"The jobs' limits allow {most:.0f} {what} at most; jobs that have nothing to do end."]

@@ -87,6 +87,7 @@ def wanted_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
     Raises:
         UsageError: the site does not give what the run's configuration asks for.
     """
+    _require_gpus(config, site)
     place = str(run.path)
     evaluate = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
     if isinstance(config, DesignConfig):
@@ -98,6 +99,17 @@ def wanted_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
         return [Wanted(Evaluate(place), evaluate)]
     ingest = replace(usual_request(Role.SERIAL, run.path, site), name=f"promof-ingest-{run.path.name}")
     return [Wanted(Ingest(place), ingest), Wanted(Evaluate(place), evaluate, after=(ingest.name,))]
+
+
+def _require_gpus(config: RunConfig, site: Site) -> None:
+    devices = {"evaluation.potential.device": config.evaluation.potential.device}
+    if isinstance(config, DesignConfig):
+        devices["training.device"] = config.training.device
+    for key, device in devices.items():
+        if device.startswith("cuda") and site.scheduler == "slurm" and not site.gpus_per_node:
+            raise UsageError(
+                f"{key} is {device}, but the site profile asks for no GPUs; set its gpus_per_node, or --set {key}=cpu."
+            )
 
 
 def spread(request: Request, tasks: int, key: str) -> Request:
