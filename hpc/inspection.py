@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpc.cluster.folder_jobs import has_jobs
+from hpc.cluster.folders.jobs import has_jobs
 from hpc.cluster.steering import describe_jobs
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
@@ -26,7 +26,7 @@ from promof_hpc.store.shard import list_names
 def show_status(path: Path, watch: bool, as_json: bool) -> None:
     """Print where a run, or a folder that jobs prepare or train in, stands; with `watch`, until a run ends."""
     if "config.yaml" not in list_names(path.absolute()) and has_jobs(path):
-        from hpc.cluster.folder_journeys import describe_folder
+        from hpc.cluster.folders.journeys import describe_folder
 
         print("\n".join(describe_folder(path)))
         return

@@ -75,9 +75,9 @@ def submit_pretrain(
     dry_run: DryRunOption = False,
 ) -> None:
     """Train a policy in one job, which saves and requeues itself."""
-    from hpc.cluster import folder_journeys
+    from hpc.cluster.folders import journeys
 
-    raise typer.Exit(folder_journeys.submit_pretrain(policy, data, out, set_, site, dry_run))
+    raise typer.Exit(journeys.submit_pretrain(policy, data, out, set_, site, dry_run))
 
 
 @submit_app.command("prep")
@@ -96,15 +96,15 @@ def submit_prep(
 ) -> None:
     """Prepare a training set by a job array, and merge its parts."""
     one_thread()
-    from hpc.cluster import folder_journeys
+    from hpc.cluster.folders import journeys
     from hpc.preparation import preparation_settings
 
     if source == "synthetic":
         if data is None:
             raise UsageError("`promof submit prep synthetic` needs --data, a folder made by `promof prep`.")
-        raise typer.Exit(folder_journeys.submit_synthetic(data, out, count, seed, site, parts, dry_run))
+        raise typer.Exit(journeys.submit_synthetic(data, out, count, seed, site, parts, dry_run))
     settings = preparation_settings(seed, conformers, max_atoms, max_blocks)
-    raise typer.Exit(folder_journeys.submit_prep(source, out, settings, site, parts, dry_run))
+    raise typer.Exit(journeys.submit_prep(source, out, settings, site, parts, dry_run))
 
 
 @submit_app.command("reference")
@@ -121,10 +121,10 @@ def submit_reference(
 ) -> None:
     """Build a reference set: relax real MOFs by MPI ranks, then fit the energy baseline."""
     one_thread()
-    from hpc.cluster import folder_journeys
+    from hpc.cluster.folders import journeys
 
     chosen = (count, max_atoms)
-    raise typer.Exit(folder_journeys.submit_reference(library, run, chosen, ranks, config, set_, site, dry_run))
+    raise typer.Exit(journeys.submit_reference(library, run, chosen, ranks, config, set_, site, dry_run))
 
 
 def stop(run: RunArgument, now: Annotated[bool, typer.Option("--now", help="Cancel its jobs, too.")] = False) -> None:
@@ -184,7 +184,7 @@ def stage(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Copy weights, libraries and the reference set to where compute nodes find them."""
-    from hpc.cluster.stage import stage_config
+    from hpc.cluster.staging.stage import stage_config
 
     raise typer.Exit(stage_config(config, to, environment, set_))
 

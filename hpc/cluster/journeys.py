@@ -66,7 +66,7 @@ def check_site(name: str) -> int:
 
 def examine(site_name: str, run_path: Path | None) -> int:
     """Print what the doctor finds, a line a check; 1 where something fails."""
-    from hpc.cluster.doctor import doctor, doctor_in_allocation
+    from hpc.cluster.doctor.examination import doctor, doctor_in_allocation
     from hpc.cluster.site_check import as_text
 
     site = load_site(site_name) if site_name else None

@@ -164,6 +164,9 @@ class TrainingSettings(Section):
     """auto: torch for one process, DeepSpeed for more."""
     device: str = "cpu"
     """cpu or cuda: where the policies are."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: products of matrices in the policies' layers, in sampling as in learning. Weights, Adam, geometry and
+    log-probabilities are fp32 in both."""
     zero_stage: int = Field(1, ge=0, le=3)
     """What DeepSpeed spreads over processes: 0 nothing, 1 Adam, 2 gradients, 3 weights (experimental)."""
     meeting_min: float = Field(30.0, gt=0)

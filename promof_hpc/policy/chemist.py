@@ -161,13 +161,17 @@ class ConditionToken(nn.Module):
 
 
 class Chemist(nn.Module):
-    """Probabilities of the next token of a component set."""
+    """Probabilities of the next token of a component set.
+
+    Attributes:
+        bf16: whether products of matrices inside the blocks are taken in bfloat16; off when it is made.
+    """
 
     allowed: Tensor
 
     def __init__(self, settings: ChemistSettings):
         super().__init__()
-        self.settings = settings
+        self.settings, self.bf16 = settings, False
         self.token_emb = nn.Module()
         self.token_emb.emb = nn.Embedding(settings.tokens, settings.width)
         self.condition = ConditionToken(settings.conditions, settings.width) if settings.conditions else None
@@ -200,15 +204,16 @@ class Chemist(nn.Module):
         turns = (angles.cos(), angles.sin())
         token = self.condition(conditions) if self.condition is not None else None
         layer = 0
-        for norm, block in self.attn_layers.layers:
-            if isinstance(block, Attention):
-                out = block(norm[0](x), turns, cache, layer)
-                layer += 1
-            elif isinstance(block, OneTokenAttention):
-                out = block(token)
-            else:
-                out = block(norm[0](x))
-            x = x + (dropout(out) if dropout is not None else out)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            for norm, block in self.attn_layers.layers:
+                if isinstance(block, Attention):
+                    out = block(norm[0](x), turns, cache, layer)
+                    layer += 1
+                elif isinstance(block, OneTokenAttention):
+                    out = block(token)
+                else:
+                    out = block(norm[0](x))
+                x = x + (dropout(out) if dropout is not None else out)
         if cache is not None:
             cache.length += tokens.shape[1]
         logits = self.to_logits(self.attn_layers.final_norm(x)).float()

@@ -120,12 +120,18 @@ class Clean:
 
 
 class Engineer(nn.Module):
-    """The velocity of the flow, as a prediction of the finished crystal."""
+    """The velocity of the flow, as a prediction of the finished crystal.
+
+    Attributes:
+        bf16: whether products of matrices inside the layers are taken in bfloat16, never those of geometry; off when
+            it is made.
+    """
 
     def __init__(self, settings: EngineerSettings | None = None):
         """Make an engineer with random weights (from torch's global generator, as all of torch's layers)."""
         super().__init__()
         self.settings = s = settings or EngineerSettings()
+        self.bf16 = False
         self.initial_embed = InitialEmbed(s.width)
         self.interaction_layers = nn.ModuleList(
             Layer(s.width, s.heads, s.gaussians, s.reach_ang, s.directions) for _ in range(s.layers)
@@ -219,8 +225,9 @@ class Engineer(nn.Module):
             static = static + self.pose_embed(self._pose(inputs, here, state, t))
         x = self.initial_embed(static, here.points / ANG_PER_NM, in_nm(state.lattice), t)
         pairs = self._pairs(inputs, here.points, cells)
-        for layer in self.interaction_layers:
-            x = layer(x, pairs)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            for layer in self.interaction_layers:
+                x = layer(x, pairs)
         return x, pairs
 
     @torch.no_grad()

@@ -68,7 +68,7 @@ def sample(
     begin, end = vocabulary.number_of[BOS], vocabulary.number_of[EOS]
     tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
     tokens[:, 0] = begin
-    log_probs = torch.zeros(rows, max_tokens, device=device)
+    said = torch.zeros(rows, max_tokens, device=device)
     lengths = torch.ones(rows, dtype=torch.long, device=device)
     writing = torch.ones(rows, dtype=torch.bool, device=device)
     cache = Cache(chemist.settings, rows, max_tokens, weight)
@@ -81,13 +81,16 @@ def sample(
         for walk, token in zip(walks, chosen.tolist() if walks else (), strict=True):
             walk.follow(token)
         tokens[:, t] = torch.where(writing, chosen, 0)
-        log_probs[:, t] = torch.where(writing, log_p.gather(1, chosen[:, None])[:, 0], 0.0)
+        said[:, t] = torch.where(writing, log_p.gather(1, chosen[:, None])[:, 0], 0.0)
         lengths += writing
         writing = writing & (chosen != end)
         if t % LOOK_EVERY == 0 and not writing.any():
             break
     longest = int(lengths.max()) if rows else 1
-    return Samples(tokens[:, :longest], lengths, log_probs[:, :longest])
+    tokens, said = tokens[:, :longest], said[:, :longest]
+    if chemist.bf16:  # rounds differently token by token and all at once, and learning compares with all at once
+        said = log_probs(chemist, tokens, lengths, conditions, grammar)
+    return Samples(tokens, lengths, said)
 
 
 def distributions(chemist: Chemist, tokens: Tensor, conditions: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -100,15 +103,19 @@ def distributions(chemist: Chemist, tokens: Tensor, conditions: Tensor, allowed:
     return log_p if allowed is None else masked(log_p, allowed)
 
 
-def log_probs(chemist: Chemist, tokens: Tensor, lengths: Tensor, conditions: Tensor) -> Tensor:
+def log_probs(
+    chemist: Chemist, tokens: Tensor, lengths: Tensor, conditions: Tensor, grammar: Grammar | None = None
+) -> Tensor:
     """Log-probabilities of given tokens, differentiable, [B, T]; 0 for `<BOS>` and padding.
 
     Args:
         tokens: int64 [B, T] with `<BOS>` first, as in `Samples`.
         lengths: int64 [B].
         conditions: [B, P], those that the tokens were sampled under.
+        grammar: the one that they were written under.
     """
-    table = distributions(chemist, tokens, conditions)
+    allowed = None if grammar is None else grammar.masks(tokens, lengths).to(tokens.device)
+    table = distributions(chemist, tokens, conditions, allowed)
     chosen = table.gather(2, tokens[:, 1:, None])[..., 0]
     said = said_mask(tokens, lengths)[:, 1:]
     chosen = torch.where(said, chosen, 0.0)  # padding is never said: its -inf must not reach the gradient

@@ -16,7 +16,7 @@ from tests.slurm.client import ENDED
 
 PROGRAM = """
 import dataclasses, json, pathlib, sys
-from hpc.cluster.doctor import doctor_in_allocation
+from hpc.cluster.doctor.examination import doctor_in_allocation
 from hpc.cluster.site import load_site
 checks = doctor_in_allocation(load_site(sys.argv[1]), pathlib.Path(sys.argv[2]))
 print("CHECKS", json.dumps([dataclasses.asdict(check) for check in checks]))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc.cluster.arrays import (
+from hpc.cluster.batch_script import Role, usual_request
+from hpc.cluster.folders.arrays import (
     Array,
     array_limit,
     cut,
@@ -17,8 +18,7 @@ from hpc.cluster.arrays import (
     spans,
     write_division,
 )
-from hpc.cluster.batch_script import Role, usual_request
-from hpc.cluster.folder_jobs import Division
+from hpc.cluster.folders.jobs import Division
 from hpc.cluster.job_state import JobState, Seen
 from hpc.cluster.site import Site
 from promof_hpc.store.run_dir import RunDir

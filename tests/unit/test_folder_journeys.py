@@ -16,10 +16,10 @@ import pytest
 
 from data_prep.build import Preparation, prepare
 from data_prep.synthetic import Synthesis, SyntheticSettings, synthesise
-from hpc.cluster.arrays import arrays_of, divisions
 from hpc.cluster.batch_script import Role, parameters, usual_request
-from hpc.cluster.folder_jobs import Fit, IngestReference, Merge, PreparePart, Pretrain, jobs_folder
-from hpc.cluster.folder_journeys import (
+from hpc.cluster.folders.arrays import arrays_of, divisions
+from hpc.cluster.folders.jobs import Fit, IngestReference, Merge, PreparePart, Pretrain, jobs_folder
+from hpc.cluster.folders.journeys import (
     describe_folder,
     one_gpu,
     outstanding,

@@ -21,6 +21,7 @@ from promof_hpc.config import (
     RewardSettings,
     RoundSettings,
     SdeSettings,
+    TrainingSettings,
 )
 from promof_hpc.design.learning.chemist_learner import ChemistLearner
 from promof_hpc.design.learning.chemist_learner import Lesson as WrittenSet
@@ -262,6 +263,24 @@ def test_learning_after_a_restart_needs_only_the_shard_and_the_checkpoint(config
     assert first["chemist_updates"] == 1.0
     assert first["replay_updates"] == 1.0
     assert first["engineer_kl"] > 0  # measured from where the campaign began, not from the checkpoint
+
+
+def test_bf16_samples_as_it_learns_and_keeps_weights_and_probabilities_in_fp32(config, round_of):
+    config = config.model_copy(update={"training": TrainingSettings(precision="bf16")})
+    proposals = Promof(config).propose(ASKED)
+    half, full = Trace.read(proposals.trace), Trace.read(round_of[0].trace)
+    assert any((a.log_probs != b.log_probs).any() for a, b in zip(half.drafts, full.drafts, strict=True))
+    for a, b in zip(half.flights, full.flights, strict=True):
+        assert not torch.equal(a.rollout.log_prob, b.rollout.log_prob)
+    strategy, signals = learned(
+        config, proposals, [Judged(float(p.group * 4 + k)) for k, p in enumerate(proposals.items)]
+    )
+    assert signals["chemist_first_ratio_deviation"] < 1e-3
+    assert signals["engineer_first_ratio_deviation"] < 1e-3
+    assert all(a != b for a, b in zip(states(strategy), states(Promof(config)), strict=True))
+    for network in (strategy.chemist.network, strategy.engineer.network):
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert {d.log_probs.dtype for d in half.drafts} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize(("freeze", "moved"), [("chemist", (False, True)), ("engineer", (True, False))])

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc.cluster import stage_node
-from hpc.cluster.stage import config_to_stage, stage, stage_config
-from hpc.cluster.stage_environment import Interpreter
-from hpc.cluster.stage_node import node_local
-from hpc.cluster.staged import _yaml, read_staged
+from hpc.cluster.staging.environment import Interpreter
+from hpc.cluster.staging.node import node_local
+from hpc.cluster.staging.record import _yaml, read_staged
+from hpc.cluster.staging.stage import config_to_stage, stage, stage_config
 from promof_hpc.config import DesignConfig, PotentialSettings, RunConfig, ScreenConfig, load_config
 from promof_hpc.errors import PromofError, UsageError
 from tests.commands import ENVIRONMENT
@@ -197,7 +196,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(sources, small_disk, tmp_pa
 STAGE = """
 import sys
 from pathlib import Path
-from hpc.cluster.stage import stage
+from hpc.cluster.staging.stage import stage
 from promof_hpc.config import DesignConfig, load_config
 stage(load_config(DesignConfig, None, sys.argv[2:]), Path(sys.argv[1]))
 """
@@ -239,7 +238,7 @@ def test_sigkill_in_the_middle_leaves_no_half_file_under_its_name(sources, tmp_p
 ASK = """
 import sys
 from pathlib import Path
-from hpc.cluster.stage_node import node_local
+from hpc.cluster.staging.node import node_local
 copy = node_local(Path(sys.argv[1]), Path(sys.argv[2]))
 print(copy, next(copy.glob("potential-*/uma.pt")).stat().st_ino)
 """
@@ -266,10 +265,10 @@ def test_of_all_tasks_of_a_step_one_a_node_copies(staged, tmp_path):
 
 
 def test_the_command_prints_the_place_and_nothing_else(staged, tmp_path):
-    command = [sys.executable, "-m", "hpc.cluster.stage", "node", staged.target, tmp_path / "node"]
+    command = [sys.executable, "-m", "hpc.cluster.staging.node", staged.target, tmp_path / "node"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
     assert (Path(done.stdout.strip()) / staged.items[0].path).is_file()
-    command[4] = tmp_path / "nothing"
+    command[3] = tmp_path / "nothing"
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"promof stage: Nothing is staged in .*; run `promof stage` first.\n", done.stderr)
@@ -432,7 +431,7 @@ def test_nothing_of_a_failed_copy_stays_on_a_node(staged, tmp_path, monkeypatch)
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(stage_node, "put", fail)
+    monkeypatch.setattr("hpc.cluster.staging.node.put", fail)
     with pytest.raises(
         PromofError, match=r"Cannot copy .* on .*: Input/output error; free some space there, or choose"
     ):

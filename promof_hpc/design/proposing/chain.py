@@ -63,8 +63,9 @@ class Proposing:
         """
         self._config, self._noise, self._team = config, config.sde if noise is None else noise, team
         self.policies: Policies = load_policies(config.policy.weights)
-        self.policies.chemist.network.to(team.device)
-        self.policies.engineer.network.to(team.device)
+        for network in (self.policies.chemist.network, self.policies.engineer.network):
+            network.to(team.device)
+            network.bf16 = config.training.precision == "bf16"
         self.engineer_before = copy.deepcopy(self.policies.engineer.network).requires_grad_(False).eval()
         self.libraries = Libraries.read(config.policy.data)
         self._realiser = self.libraries.realiser(config.assembly.atom_cap)

@@ -1,4 +1,7 @@
-"""One copy a node of what is staged, on the node's own disk: every task of a step asks, one copies, the others wait."""
+"""One copy a node of what is staged, on the node's own disk: every task of a step asks, one copies, the others wait.
+
+`python -m hpc.cluster.staging.node DIR SCRATCH`, called by every task of a step before its work, prints where it is.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import fcntl
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from hpc.cluster.staged import DIGITS, ENVIRONMENT, File, Staged, put, read_staged, refused
+from hpc.cluster.staging.record import DIGITS, ENVIRONMENT, File, Staged, put, read_staged, refused
+from hpc.exit_codes import DONE
 from promof_hpc.errors import PromofError
 
 WAIT_S = 900.0
@@ -158,9 +163,30 @@ def _check_room(folder: Path, staged: Staged) -> None:
 
 
 def _unpack(archive: Path, file: File, temporary: Path, final: Path) -> None:
-    from hpc.cluster.stage_environment import unpack
+    from hpc.cluster.staging.environment import unpack
 
     found = File.of(archive)
     if found != file:
         raise PromofError(f"{archive} is not the file that was staged (its SHA-256 differs); run `promof stage` again.")
     unpack(archive, temporary / ENVIRONMENT, final / ENVIRONMENT)
+
+
+def main(words: Sequence[str]) -> int:
+    """`DIR SCRATCH`, for every task of a step."""
+    import argparse
+
+    parser = argparse.ArgumentParser("python -m hpc.cluster.staging.node", description=__doc__.splitlines()[0])
+    parser.add_argument("dir", type=Path, help="folder made by `promof stage`")
+    parser.add_argument("scratch", type=Path, help="folder on the node's own disk")
+    parser.add_argument("--wait-s", type=float, default=WAIT_S, help="seconds to wait for the task that copies")
+    asked = parser.parse_args(words)
+    try:
+        print(node_local(asked.dir.absolute(), asked.scratch.absolute(), asked.wait_s))
+    except PromofError as error:
+        print(f"promof stage: {error}", file=sys.stderr)
+        return error.exit_code
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from hpc.cluster.doctor_seats import Seat, this_node, trainers_gpus
+from hpc.cluster.doctor.seats import Seat, this_node, trainers_gpus
 from hpc.cluster.site_check import Check
 from hpc.training.world import World
 from promof_hpc.errors import PromofError

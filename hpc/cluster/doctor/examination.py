@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc.cluster.batch_script import Request, Role, by_launcher, parameters, python_command, setup_lines, usual_request
-from hpc.cluster.doctor_seats import LAUNCHERS
+from hpc.cluster.doctor.seats import LAUNCHERS
 from hpc.cluster.scheduler import Answer, Scheduler
 from hpc.cluster.site import Site
 from hpc.cluster.site_check import Check, site_check
@@ -127,9 +127,9 @@ def _why(answer: Answer) -> str:
 def _command(site: Site | None, words: tuple[str, ...]) -> list[str]:
     """A probe by this Python, or as a job of the site starts its Python."""
     if site is None:
-        return [sys.executable, "-m", "hpc.cluster.doctor_probes", *words]
+        return [sys.executable, "-m", "hpc.cluster.doctor.probes", *words]
     request = usual_request(Role.SERIAL, Path("/"), site)
-    python = f"{python_command(request, site)} -m hpc.cluster.doctor_probes {shlex.join(words)}"
+    python = f"{python_command(request, site)} -m hpc.cluster.doctor.probes {shlex.join(words)}"
     return ["bash", "-c", "\n".join([*setup_lines(request, site), *_code(), python])]
 
 
@@ -218,7 +218,7 @@ def step_texts(site: Site, folder: Path, nodes: int, tasks_per_node: int) -> dic
 
 
 def _step(request: Request, site: Site) -> str:
-    words = ["-m", "hpc.cluster.doctor_ranks", str(request.run), "--json", f"--gpus={site.gpus_per_node}"]
+    words = ["-m", "hpc.cluster.doctor.ranks", str(request.run), "--json", f"--gpus={site.gpus_per_node}"]
     words += ["--trainers"] if request.role is Role.TRAIN else []
     words += ["--named-gpus"] if site.private_cluster else []
     tasks = request.nodes * request.tasks_per_node

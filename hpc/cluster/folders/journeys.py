@@ -1,7 +1,7 @@
 """`promof submit pretrain`, `prep` and `reference`: print the plan, and hand to Slurm the jobs that are still needed.
 
 A second call submits what is missing then: chunks that nobody has made and no living task is at, and jobs of which none
-waits or works. What such jobs do lies in `hpc.cluster.folder_jobs`.
+waits or works. What such jobs do lies in `hpc.cluster.folders.jobs`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.cluster.arrays import (
+from hpc.cluster.batch_script import Request, Role, allocation, check_run_path, usual_request
+from hpc.cluster.folders.arrays import (
     array_limit,
     cut,
     divisions,
@@ -22,8 +23,7 @@ from hpc.cluster.arrays import (
     submit_array,
     write_division,
 )
-from hpc.cluster.batch_script import Request, Role, allocation, check_run_path, usual_request
-from hpc.cluster.folder_jobs import (
+from hpc.cluster.folders.jobs import (
     Chunked,
     Division,
     Fit,

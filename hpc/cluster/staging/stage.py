@@ -1,7 +1,6 @@
 """`promof stage`: put weights, policies, data and, if wanted, the environment where compute nodes find them.
 
-`stage` copies them on a login node to a shared folder. There `python -m hpc.cluster.stage node DIR SCRATCH`, called by
-every task of a step before its work, makes one copy a node on the node's own disk (`stage_node`).
+This copies them on a login node to a shared folder; `staging.node` makes one copy a node on the nodes' own disks.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from hpc.cluster.staged import (
+from hpc.cluster.staging.record import (
     DIGITS,
     ENVIRONMENT,
     RECORD,
@@ -179,7 +177,7 @@ def _copy(wanted: Wanted, target: Path, tell: Tell) -> Item:
 
 def _pack(target: Path, tell: Tell) -> Item:
     """The running environment as an archive, unless it is there already as the last record has it."""
-    from hpc.cluster.stage_environment import Interpreter, pack
+    from hpc.cluster.staging.environment import Interpreter, pack
 
     interpreter = Interpreter.here()
     name = f"{ENVIRONMENT}-{interpreter.fingerprint()[:DIGITS]}.tar.gz"
@@ -281,27 +279,3 @@ def stage_config(path: Path, target: Path, environment: bool, overrides: Sequenc
     if options:
         print("Use the copies with:\n  " + " \\\n  ".join(options))
     return DONE
-
-
-def main(words: Sequence[str]) -> int:
-    """`node DIR SCRATCH`, for every task of a step."""
-    import argparse
-
-    from hpc.cluster.stage_node import WAIT_S, node_local
-
-    parser = argparse.ArgumentParser("python -m hpc.cluster.stage", description="One copy a node of what is staged.")
-    parser.add_argument("what", choices=["node"])
-    parser.add_argument("dir", type=Path, help="folder made by `promof stage`")
-    parser.add_argument("scratch", type=Path, help="folder on the node's own disk")
-    parser.add_argument("--wait-s", type=float, default=WAIT_S, help="seconds to wait for the task that copies")
-    asked = parser.parse_args(words)
-    try:
-        print(node_local(asked.dir.absolute(), asked.scratch.absolute(), asked.wait_s))
-    except PromofError as error:
-        print(f"promof stage: {error}", file=sys.stderr)
-        return error.exit_code
-    return DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

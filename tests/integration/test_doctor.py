@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from hpc.cluster import doctor as doctor_module
-from hpc.cluster import doctor_disk, doctor_mpi
-from hpc.cluster.doctor import (
+from hpc.cluster.doctor import disk as disks
+from hpc.cluster.doctor import examination, mpi
+from hpc.cluster.doctor import probes as children
+from hpc.cluster.doctor.disk import clock, first_writers, limits, links, locks, quota, space
+from hpc.cluster.doctor.examination import (
     Probe,
     doctor,
     doctor_in_allocation,
@@ -26,11 +28,10 @@ from hpc.cluster.doctor import (
     run_probe,
     step_texts,
 )
-from hpc.cluster.doctor_disk import clock, first_writers, limits, links, locks, quota, space
-from hpc.cluster.doctor_mpi import plugin, thread_level
-from hpc.cluster.doctor_probes import gpus, policies, why_no_gpu
-from hpc.cluster.doctor_probes import main as probe
-from hpc.cluster.doctor_seats import Seat, clocks, evaluators_gpus, trainers_gpus, visibility
+from hpc.cluster.doctor.mpi import plugin, thread_level
+from hpc.cluster.doctor.probes import gpus, policies, why_no_gpu
+from hpc.cluster.doctor.probes import main as probe
+from hpc.cluster.doctor.seats import Seat, clocks, evaluators_gpus, trainers_gpus, visibility
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import load_site
 from hpc.cluster.site_check import Check, as_text
@@ -168,15 +169,13 @@ def test_a_package_of_another_version_is_found_by_what_the_others_ask_for(tmp_pa
 
 
 def test_a_package_that_the_run_needs_is_missed(tmp_path, monkeypatch):
-    from hpc.cluster import doctor_probes
-
-    real = doctor_probes._version
-    monkeypatch.setattr(doctor_probes, "_version", lambda name: "" if name == "deepspeed" else real(name))
-    alone = next(doctor_probes.packages(str(began(tmp_path / "one", DesignConfig()))))
+    real = children._version
+    monkeypatch.setattr(children, "_version", lambda name: "" if name == "deepspeed" else real(name))
+    alone = next(children.packages(str(began(tmp_path / "one", DesignConfig()))))
     assert alone.passed
     assert "deepspeed not installed" in alone.detail
     team = load_config(DesignConfig, None, ["training.tasks=2"])
-    several = next(doctor_probes.packages(str(began(tmp_path / "two", team))))
+    several = next(children.packages(str(began(tmp_path / "two", team))))
     assert several.passed is False
     assert "pip install 'promof-hpc[train]'" in several.remedy
 
@@ -217,7 +216,7 @@ def test_why_no_gpu_is_seen_is_said_in_torchs_own_words(monkeypatch):
 
 
 def loaded_library() -> Path:
-    found = list(doctor_mpi._libraries())
+    found = list(mpi._libraries())
     if len(found) != 1:
         pytest.skip(f"not exactly one MPI here: {found}")
     return Path(found[0])
@@ -241,7 +240,7 @@ def test_a_variable_that_forces_another_mpi_is_named():
 
 
 def test_the_mpi_must_be_the_one_of_the_profile():
-    library = "openmpi" if "mpich" in doctor_mpi._libraries().values() else "mpich"
+    library = "openmpi" if "mpich" in mpi._libraries().values() else "mpich"
     lines = ask("mpi", library, "")
     assert lines["one MPI"].passed is False
     assert f"the profile says {library}: load it in `setup`" in lines["one MPI"].remedy
@@ -253,8 +252,8 @@ def test_a_launcher_of_another_make_is_named(tmp_path, monkeypatch):
     mpiexec.write_text("#!/bin/sh\n/bin/echo 'mpiexec (OpenRTE) 4.1.4'\n")
     mpiexec.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert doctor_mpi._launcher("openmpi").passed
-    line = doctor_mpi._launcher("mpich")
+    assert mpi._launcher("openmpi").passed
+    line = mpi._launcher("mpich")
     assert line.passed is False
     assert f"{mpiexec} is openmpi, mpi4py's library mpich" in line.detail
 
@@ -302,13 +301,13 @@ def test_a_checkpoint_with_a_flipped_byte_is_not_even_loaded(tmp_path):
 
 def test_tiny_uma_weights_load_with_the_network_off(tmp_path):
     pytest.importorskip("fairchem.core", reason="fairchem-core is not installed: pip install 'promof-hpc[uma]'")
-    from hpc.cluster.staged import File
+    from hpc.cluster.staging.record import File
     from tests.tiny_uma import write_tiny_uma
 
     weights = write_tiny_uma(tmp_path / "tiny.pt")
     config = screening("evaluation.potential.name=uma", f"evaluation.potential.weights={weights}")
     run = began(tmp_path / "run", config, File.of(weights).sha256)
-    line = ask("weights", str(run), **doctor_module.OFFLINE)["weights of uma"]
+    line = ask("weights", str(run), **examination.OFFLINE)["weights of uma"]
     assert line.passed, line
     assert "those that the run began with" in line.detail
 
@@ -422,7 +421,7 @@ def test_locks_that_do_nothing_are_told_and_harm_nobody(tmp_path, monkeypatch):
     assert "locks have no effect on this disk; shards are written and read" in locks(tmp_path).detail
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert locks(tmp_path).passed
-    monkeypatch.setattr(doctor_disk, "write_shard", refuse)
+    monkeypatch.setattr(disks, "write_shard", refuse)
     line = locks(tmp_path)
     assert line.passed is False
     assert "shards cannot be written" in line.detail
@@ -472,7 +471,7 @@ def test_limits_are_read_from_what_quota_and_lfs_print():
 def test_a_quota_that_is_nearly_used_up_is_told(tmp_path, monkeypatch):
     commands = SlurmCommands(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    source, _ = doctor_disk._mount(tmp_path)
+    source, _ = disks._mount(tmp_path)
     assert quota(tmp_path).detail == "quota is not in PATH"
     assert quota(tmp_path).passed is None
     for used, passed in ((500, True), (960, False)):
@@ -490,7 +489,7 @@ def test_of_several_nodes_one_may_win():
 # ranks
 
 
-def ranks(program: list[str], **variables: str) -> subprocess.CompletedProcess:
+def run_ranks(program: list[str], **variables: str) -> subprocess.CompletedProcess:
     """Two real MPI ranks on each of two nodes, which are this machine by two names."""
     mpiexec = Path(sys.executable).parent / "mpiexec"
     if not mpiexec.exists():
@@ -504,10 +503,10 @@ def ranks(program: list[str], **variables: str) -> subprocess.CompletedProcess:
 def rank_lines(folder: Path, disturb: str = "", **variables: str) -> dict[str, Check]:
     """The lines of real ranks, each of which has run `disturb` first."""
     program = (
-        f"import os, sys, time\nimport hpc.cluster.doctor_ranks as doctor_ranks\nnode = os.environ['SLURMD_NODENAME']\n"
-        f"{disturb}\nsys.exit(doctor_ranks.main([{str(folder)!r}, '--json', '--gpus=2', '--named-gpus']))"
+        f"import os, sys, time\nimport hpc.cluster.doctor.ranks as ranks\nnode = os.environ['SLURMD_NODENAME']\n"
+        f"{disturb}\nsys.exit(ranks.main([{str(folder)!r}, '--json', '--gpus=2', '--named-gpus']))"
     )
-    done = ranks(["-c", program], **variables)
+    done = run_ranks(["-c", program], **variables)
     found = {line.name: line for line in lines_of(done.stdout)}
     assert found, done.stderr
     return found
@@ -528,8 +527,8 @@ def test_a_disk_that_shows_files_late_a_skewed_clock_and_a_leak_are_measured(tmp
         "if node == 'n2':\n"
         "    begin, listdir, clock = time.time(), os.listdir, time.time\n"
         "    late = lambda path: [n for n in listdir(path) if clock() - os.stat(f'{path}/{n}').st_mtime > 1.2]\n"
-        "    doctor_ranks.os = type('os', (), {'listdir': staticmethod(late), 'environ': os.environ})\n"
-        "    doctor_ranks.time = type('time', (), {\n"
+        "    ranks.os = type('os', (), {'listdir': staticmethod(late), 'environ': os.environ})\n"
+        "    ranks.time = type('time', (), {\n"
         "        'time': staticmethod(lambda: clock() - 7), 'monotonic': time.monotonic, 'sleep': time.sleep,\n"
         "        'time_ns': time.time_ns})\n"
         "    os.environ['MV2_COMM_WORLD_RANK'] = '0'"
@@ -546,11 +545,11 @@ def test_a_disk_that_shows_files_late_a_skewed_clock_and_a_leak_are_measured(tmp
 
 
 def test_a_rank_that_fails_ends_all_and_says_where(tmp_path):
-    disturb = "if os.environ['PMI_RANK'] == '3':\n    doctor_ranks.Seat.here = lambda *_: 1 / 0"
-    done = ranks(
+    disturb = "if os.environ['PMI_RANK'] == '3':\n    ranks.Seat.here = lambda *_: 1 / 0"
+    done = run_ranks(
         [
             "-c",
-            f"import os, sys\nfrom hpc.cluster import doctor_ranks\n{disturb}\ndoctor_ranks.main([{str(tmp_path)!r}])",
+            f"import os, sys\nfrom hpc.cluster.doctor import ranks\n{disturb}\nranks.main([{str(tmp_path)!r}])",
         ]
     )
     assert done.returncode
@@ -559,7 +558,7 @@ def test_a_rank_that_fails_ends_all_and_says_where(tmp_path):
 
 
 def test_tasks_that_are_each_a_world_of_their_own_are_told_once():
-    command = [sys.executable, "-m", "hpc.cluster.doctor_ranks", "/"]
+    command = [sys.executable, "-m", "hpc.cluster.doctor.ranks", "/"]
     said = []
     for task in ("0", "1"):
         variables = {"SLURM_NTASKS": "2", "SLURM_PROCID": task}
@@ -575,7 +574,7 @@ def trainers(*tasks: dict[str, str]) -> list[list[Check]]:
     command = [
         sys.executable,
         "-m",
-        "hpc.cluster.doctor_ranks",
+        "hpc.cluster.doctor.ranks",
         "/",
         "--trainers",
         "--json",
@@ -651,7 +650,7 @@ def test_what_is_said_of_lags_and_clocks():
 def test_steps_start_ranks_as_jobs_do():
     texts = step_texts(load_site("modules-openmpi"), Path("/a run"), 2, 64)
     assert texts.keys() == {"evaluators", "trainers"}
-    python = "env --block-signal=USR2 --block-signal=TERM python -m hpc.cluster.doctor_ranks '/a run' --json --gpus=4"
+    python = "env --block-signal=USR2 --block-signal=TERM python -m hpc.cluster.doctor.ranks '/a run' --json --gpus=4"
     setup, _, evaluators = texts["evaluators"].partition("\nexport PYTHONPATH")
     assert setup.startswith("module purge\nmodule load gcc openmpi python/3.11\n")
     assert evaluators.splitlines()[-1] == (
@@ -696,7 +695,7 @@ def test_lines_of_both_steps_are_merged(allocation):
 def test_a_step_that_fails_says_nothing_or_hangs_is_a_line(allocation, monkeypatch):
     commands, environment = allocation
     site = load_site("test-cluster")
-    monkeypatch.setattr(doctor_module, "STEP_S", 1.0)
+    monkeypatch.setattr(examination, "STEP_S", 1.0)
     for body, detail in (
         (
             "echo 'srun: error: Unable to create step: More processors requested than permitted' >&2; exit 1",
@@ -721,5 +720,5 @@ def test_outside_of_a_job_it_is_told_how_to_get_one():
 
 
 def test_an_own_folder_is_refused_where_none_can_be():
-    with pytest.raises(PromofError, match="Cannot write"), doctor_disk.own_folder(Path("/proc")):
+    with pytest.raises(PromofError, match="Cannot write"), disks.own_folder(Path("/proc")):
         pass

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc.cluster.doctor_disk import CLOCK_S, ELSEWHERE
-from hpc.cluster.doctor_probes import why_no_gpu
+from hpc.cluster.doctor.disk import CLOCK_S, ELSEWHERE
+from hpc.cluster.doctor.probes import why_no_gpu
 from hpc.cluster.site_check import Check
 
 SEEN_S = 60.0

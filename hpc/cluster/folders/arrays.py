@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hpc.cluster.batch_script import Request
-from hpc.cluster.folder_jobs import Division, PreparePart
+from hpc.cluster.folders.jobs import Division, PreparePart
 from hpc.cluster.job_state import Seen
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site

@@ -1,6 +1,6 @@
 """Which MPI this Python has: one library that mpi4py can load, with a launcher and an srun plugin of the same kind.
 
-`python -m hpc.cluster.doctor_mpi` prints all libraries that it could load, as JSON.
+`python -m hpc.cluster.doctor.mpi` prints all libraries that it could load, as JSON.
 """
 
 from __future__ import annotations

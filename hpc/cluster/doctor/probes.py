@@ -1,4 +1,4 @@
-"""Checks that import much, may hang or may kill their process: each is a child, `python -m hpc.cluster.doctor_probes`.
+"""Checks that import much, may hang or may kill their process: each is a child, `python -m hpc.cluster.doctor.probes`.
 
 `NAME ARGUMENT...` makes one; it prints its lines as JSON. What it needs, the child's environment says.
 """
@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hpc.cluster.doctor_disk import clock, links, locks, quota, space
-from hpc.cluster.doctor_mpi import mpi, threads
+from hpc.cluster.doctor.disk import clock, links, locks, quota, space
+from hpc.cluster.doctor.mpi import mpi, threads
 from hpc.cluster.site_check import Check
-from hpc.cluster.staged import DIGITS, File
+from hpc.cluster.staging.record import DIGITS, File
 from hpc.kinds import config_of
 from promof_hpc.config import DesignConfig, PotentialSettings, RunConfig
 from promof_hpc.errors import PromofError

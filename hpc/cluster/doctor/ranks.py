@@ -1,4 +1,4 @@
-"""What only the tasks of a job can tell: `srun ... python -m hpc.cluster.doctor_ranks FOLDER [--trainers]`.
+"""What only the tasks of a job can tell: `srun ... python -m hpc.cluster.doctor.ranks FOLDER [--trainers]`.
 
 As MPI ranks, started like evaluators: do they form one world, who has which GPU, how late does a node see another's
 file, do clocks, hard links and locks agree between nodes. With --trainers see `doctor_trainers`. The first task prints
@@ -22,9 +22,9 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.cluster.doctor_disk import ELSEWHERE, existing, first_writers, links, locks
-from hpc.cluster.doctor_mpi import thread_level
-from hpc.cluster.doctor_seats import (
+from hpc.cluster.doctor.disk import ELSEWHERE, existing, first_writers, links, locks
+from hpc.cluster.doctor.mpi import thread_level
+from hpc.cluster.doctor.seats import (
     SEEN_S,
     Seat,
     clocks,
@@ -245,7 +245,7 @@ def _of_all(nodes: list[str], checks: Sequence[Check]) -> Check:
 
 def main(words: Sequence[str]) -> int:
     """Be a task; returns the exit code."""
-    parser = argparse.ArgumentParser("python -m hpc.cluster.doctor_ranks", description="Checks between tasks of a job.")
+    parser = argparse.ArgumentParser("python -m hpc.cluster.doctor.ranks", description="Checks between tasks of a job.")
     parser.add_argument("folder", type=Path, help="a run directory, or a folder on its disk")
     parser.add_argument("--trainers", action="store_true", help="be a training process, not an MPI rank")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of the job on a node")
@@ -260,7 +260,7 @@ def main(words: Sequence[str]) -> int:
         print(json.dumps(asdict(check)) if asked.json else as_text([check]), flush=True)
 
     if asked.trainers:
-        from hpc.cluster.doctor_trainers import be_trainer
+        from hpc.cluster.doctor.trainers import be_trainer
 
         be_trainer(asked.gpus, asked.named_gpus, say)
     else:

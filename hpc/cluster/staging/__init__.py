@@ -1,0 +1,1 @@
+"""`promof stage`: weights, policies, data and environment where compute nodes find them."""
