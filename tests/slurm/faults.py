@@ -128,16 +128,22 @@ def truncate_a_shard(scene: Scene) -> None:
     victim.unlink()
 
 
-def submit_again(scene: Scene) -> None:
-    """Both jobs are there twice, as after a script that submitted and did not know it."""
-    code = (
-        "import sys; from pathlib import Path; from hpc.kinds import config_of\n"
-        "from hpc.cluster.site import load_site; from hpc.cluster.submission import submit, wanted_jobs\n"
-        "from promof_hpc.store.run_dir import RunDir\n"
-        "run, site = RunDir.open(Path(sys.argv[1])), load_site('test-cluster')\n"
-        "submit(run, site, wanted_jobs(run, config_of(run), site))\n"
-    )
-    scene.user.python(code, scene.run.path)
+def submit_again(*kinds: str) -> Fault:
+    """Jobs are there twice, as after a script that submitted and did not know it."""
+
+    def do(scene: Scene) -> None:
+        code = (
+            "import sys; from pathlib import Path; from hpc.kinds import config_of\n"
+            "from hpc.cluster.site import load_site; from hpc.cluster.submission import submit, wanted_jobs\n"
+            "from promof_hpc.store.run_dir import RunDir\n"
+            "run, site = RunDir.open(Path(sys.argv[1])), load_site('test-cluster')\n"
+            "wanted = [w for w in wanted_jobs(run, config_of(run), site) if w.request.role in sys.argv[2:]]\n"
+            "assert len(wanted) == len(sys.argv) - 2\n"
+            "submit(run, site, wanted)\n"
+        )
+        scene.user.python(code, scene.run.path, *kinds)
+
+    return do
 
 
 def corrupt_the_checkpoint(scene: Scene) -> None:
@@ -178,6 +184,7 @@ FAULTS: dict[str, Fault] = {
     "node set down": node_down,
     "slurmd killed": slurmd_killed,
     "truncated shard": truncate_a_shard,
-    "submitted twice": submit_again,
+    "submitted twice": submit_again("train", "evaluate"),
+    "two trainers on one run": submit_again("train"),
     "corrupted checkpoint": corrupt_the_checkpoint,
 }
