@@ -121,10 +121,10 @@ def submit_reference(
 ) -> None:
     """Build a reference set: relax real MOFs by MPI ranks, then fit the energy baseline."""
     one_thread()
-    from hpc.cluster.folders import journeys
+    from hpc.cluster.journeys import submit_reference as submit
 
     chosen = (count, max_atoms)
-    raise typer.Exit(journeys.submit_reference(library, run, chosen, ranks, config, set_, site, dry_run))
+    raise typer.Exit(submit(library, run, chosen, ranks, config, set_, site, dry_run))
 
 
 def stop(run: RunArgument, now: Annotated[bool, typer.Option("--now", help="Cancel its jobs, too.")] = False) -> None:

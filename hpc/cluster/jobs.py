@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from hpc.cluster.batch_script import CHAIN_VARIABLE, LAUNCHER_VARIABLE
 from hpc.cluster.chain import may_go_on
@@ -102,6 +103,48 @@ class Ingest:
 
 
 @dataclass(frozen=True)
+class IngestReference(Ingest):
+    """Read the library of a reference set, then propose the elements."""
+
+    def __call__(self) -> None:
+        """Be its one process."""
+        super().__call__()
+        from hpc.lease import holding_lease
+        from hpc.reference import propose_elements
+
+        run = RunDir.open(Path(self.run_dir))
+        config = load_config(ScreenConfig, run.config)
+        with holding_lease(run, config.farm.claim_expiry_s):
+            propose_elements(run, config)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit the baseline of a reference set to what was relaxed, or refuse where something is missing."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Be its one process.
+
+        Raises:
+            PromofError: evaluations are missing, or too few MOFs have converged.
+        """
+        from hpc.inspection import write_report
+        from hpc.reference import missing_of, write_reference
+
+        job = Job.begin(self.run_dir, "serial")
+        if missing := missing_of(job.run):
+            job.refuse(
+                f"{job.run.path}: {missing}; `promof resume {job.run.path}` goes on, and nothing is fitted to "
+                "an incomplete set."
+            )
+        print(f"Reference set: {write_reference(job.run, load_config(ScreenConfig, job.run.config))}")
+        write_report(job.run)
+        job.leave(Asked.NOTHING)
+
+
+@dataclass(frozen=True)
 class Job:
     """A task of a Slurm job at its work on a run; `number` is the job's id, `rank` the task's."""
 
@@ -134,6 +177,15 @@ class Job:
         if self.rank == 0:
             events = EventLog(self.run, f"{self.number}-{self.role}")
             events.write(event, role=self.role, job=self.number, restart=self._restart, **content)
+
+    def refuse(self, why: str) -> NoReturn:
+        """End, and say why.
+
+        Raises:
+            PromofError: always.
+        """
+        self.note("refused", why=why)
+        raise PromofError(why)
 
     def is_over(self, job: str) -> bool:
         """Whether the scheduler knows for certain that another job has ended."""

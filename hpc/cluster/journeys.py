@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpc.cluster.batch_script import check_run_path
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.steering import resume_jobs
-from hpc.cluster.submission import submissions, submit, wanted_jobs
+from hpc.cluster.submission import submissions, submit
+from hpc.cluster.wanted import wanted_jobs
 from hpc.exit_codes import DONE, FAILED, USAGE
-from hpc.kinds import config_of
+from hpc.kinds import config_of, is_done, kind_of
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, dump_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.run_dir import RunDir
@@ -32,7 +33,7 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
 
     site = load_site(site_name)
     if dry_run:
-        return _show(config, path, site, lambda: check_design(config))
+        return _show(config, path, site, "design", lambda: check_design(config))
     run, _ = begin_design(path, config)
     return _hand_over(run, config, site, chain)
 
@@ -44,15 +45,42 @@ def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: boo
 
     site = load_site(site_name)
     if dry_run:
-        return _show(config, path, site, lambda: check_library(config.library))
+        return _show(config, path, site, "screen", lambda: check_library(config.library))
     return _hand_over(begin_run(path, config), config, site, chain)
+
+
+def submit_reference(
+    library: str, path: Path, choice: tuple[int, int], ranks: int, config: Path | None, overrides: Sequence[str],
+    site_name: str, dry_run: bool = False,
+) -> int:  # fmt: skip
+    """Submit the making of a reference set: read and propose, evaluate, fit; returns the exit code.
+
+    The MOFs are chosen before, in this process.
+
+    Args:
+        path: run directory.
+        choice: how many MOFs, and how many atoms in a cell at most.
+        ranks: MPI ranks that evaluate.
+        config, overrides: as of `hpc.reference.begin_reference`.
+
+    Raises:
+        UsageError: see there.
+        PromofError: Slurm does not take a job.
+    """
+    from hpc.reference import begin_reference, reference_config
+
+    site, run = load_site(site_name), RunDir(path.absolute())
+    settings = reference_config(run, library, ranks, config, overrides)
+    if dry_run:
+        return _show(settings, path, site, "reference", lambda: None)
+    return _hand_over(begin_reference(library, path, *choice, ranks, config, overrides, readers=1), settings, site, 0)
 
 
 def plan_run(path: Path, site_name: str) -> None:
     """Print what submitting the rest of a run would ask of a site."""
     run, site = RunDir.open(path), load_site(site_name)
     config = config_of(run)
-    print(plan_text(run, config, site, wanted_jobs(run, config, site)))
+    print(plan_text(run, config, site, wanted_jobs(run, config, site, kind_of(run))))
 
 
 def check_site(name: str) -> int:
@@ -77,10 +105,10 @@ def examine(site_name: str, run_path: Path | None) -> int:
     return FAILED if any(check.passed is False for check in checks) else DONE
 
 
-def _show(config: RunConfig, path: Path, site: Site, check: Callable[[], object]) -> int:
+def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[[], object]) -> int:
     """Print the plan, then whether everything is there that the run needs."""
     run = RunDir(path.absolute())
-    print(plan_text(run, config, site, wanted_jobs(run, config, site)))
+    print(plan_text(run, config, site, wanted_jobs(run, config, site, kind)))
     try:
         check()
     except PromofError as error:
@@ -92,10 +120,13 @@ def _show(config: RunConfig, path: Path, site: Site, check: Callable[[], object]
 
 def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
     check_run_path(run.path)
+    if is_done(run):
+        print(f"{run.path} is done; nothing was submitted.")
+        return DONE
     if submissions(run):  # a second submission must not double what waits or works
         replace_text(run.site, dump_config(site))
         return resume_jobs(run)
-    wanted = wanted_jobs(run, config, site)
+    wanted = wanted_jobs(run, config, site, kind_of(run))
     print(plan_text(run, config, site, wanted, texts=False))
     for job in submit(run, site, wanted, chain):
         print(f"Submitted {job.name} as job {job.job}.")

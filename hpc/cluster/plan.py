@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from hpc.cluster.batch_script import Request, allocation
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place
-from hpc.cluster.submission import Wanted, with_code
+from hpc.cluster.submission import with_code
+from hpc.cluster.wanted import Wanted
 from promof_hpc.config import RunConfig
 from promof_hpc.store.budget import fold
 from promof_hpc.store.events import read_events

@@ -11,9 +11,10 @@ from hpc.cluster.overview import JobView, jobs_of, log_files
 from hpc.cluster.plan import plan_text
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import Wanted, submit, wanted_jobs
+from hpc.cluster.submission import submit
+from hpc.cluster.wanted import Wanted, outstanding, wanted_jobs
 from hpc.exit_codes import DONE, FAILED
-from hpc.kinds import config_of, is_done
+from hpc.kinds import config_of, is_done, kind_of
 from promof_hpc.config import load_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.events import read_events
@@ -79,7 +80,7 @@ def retry_failed(path: Path) -> int:
         print("No job has failed.")
         return DONE
     config, site = config_of(run), load_config(Site, run.site)
-    again = [one for one in wanted_jobs(run, config, site) if one.request.name in failed]
+    again = [one for one in wanted_jobs(run, config, site, kind_of(run)) if one.request.name in failed]
     for submitted in submit(run, site, again):
         print(f"Submitted {submitted.name} again, as job {submitted.job}.")
     return DONE
@@ -112,7 +113,5 @@ def describe_jobs(run: RunDir) -> Sequence[str]:
 
 def _missing(run: RunDir, jobs: Sequence[JobView]) -> list[Wanted]:
     """What a run that is not done needs beside the jobs that wait or work."""
-    there = {job.submitted.name for job in jobs if not job.over}
-    return [
-        one for one in wanted_jobs(run, config_of(run), load_config(Site, run.site)) if one.request.name not in there
-    ]
+    wanted = wanted_jobs(run, config_of(run), load_config(Site, run.site), kind_of(run))
+    return outstanding(wanted, [job for job in jobs if not job.over])

@@ -1,4 +1,4 @@
-"""Submitting: which jobs a run still needs, and handing them to Slurm by submitit. Nothing waits for them here."""
+"""Submitting: handing jobs to Slurm by submitit, and remembering them. Nothing waits for them here."""
 
 from __future__ import annotations
 
@@ -6,65 +6,26 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.cluster.batch_script import (
-    Request,
-    Role,
-    Template,
-    parameters,
-    python_command,
-    render,
-    sbatch_text,
-    usual_request,
-)
-from hpc.cluster.jobs import Evaluate, Ingest, Train
+from hpc.cluster.batch_script import Request, Role, parameters, python_command
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import take_snapshot
-from promof_hpc.config import DesignConfig, RunConfig, dump_config
+from hpc.cluster.wanted import Wanted
+from promof_hpc.config import dump_config
 from promof_hpc.errors import PromofError, UsageError
-from promof_hpc.store.run_dir import RunDir, is_ingested
+from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, publish_text, replace_text
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 HOUR_S = 3600.0
-
-
-Runnable = Callable[[], None]  # pickled with paths alone
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A job to be submitted.
-
-    Attributes:
-        job: what its tasks call; of a job with two steps the first one's.
-        after: names of wanted jobs that must have ended before.
-        beside: second step of the same job.
-    """
-
-    job: Runnable
-    request: Request
-    after: tuple[str, ...] = ()
-    beside: Request | None = None
-
-    @property
-    def what(self) -> str:
-        """In words."""
-        return str(self.request.role) if self.beside is None else f"{self.request.role} and {self.beside.role}"
-
-    def script(self, site: Site) -> str:
-        """What is submitted."""
-        if self.beside is None:
-            return sbatch_text(self.request, site)
-        return render(Template.ONE_JOB, (self.request, self.beside), site)
 
 
 @dataclass(frozen=True)
@@ -79,52 +40,6 @@ class Submitted:
     tasks_per_node: int
     time_min: int
     code: str
-
-
-def wanted_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
-    """The jobs that work on a run, which may not have begun, until it is done.
-
-    Raises:
-        UsageError: the site does not give what the run's configuration asks for.
-    """
-    _require_gpus(config, site)
-    place = str(run.path)
-    evaluate = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
-    if isinstance(config, DesignConfig):
-        train = spread(usual_request(Role.TRAIN, run.path, site), config.training.tasks, "training.tasks")
-        if site.layout == "one_job":
-            return [Wanted(Train(place), replace(train, name=f"promof-{run.path.name}"), beside=evaluate)]
-        return [Wanted(Train(place), train), Wanted(Evaluate(place), evaluate)]
-    if is_ingested(run):
-        return [Wanted(Evaluate(place), evaluate)]
-    ingest = replace(usual_request(Role.SERIAL, run.path, site), name=f"promof-ingest-{run.path.name}")
-    return [Wanted(Ingest(place), ingest), Wanted(Evaluate(place), evaluate, after=(ingest.name,))]
-
-
-def _require_gpus(config: RunConfig, site: Site) -> None:
-    devices = {"evaluation.potential.device": config.evaluation.potential.device}
-    if isinstance(config, DesignConfig):
-        devices["training.device"] = config.training.device
-    for key, device in devices.items():
-        if device.startswith("cuda") and site.scheduler == "slurm" and not site.gpus_per_node:
-            raise UsageError(
-                f"{key} is {device}, but the site profile asks for no GPUs; set its gpus_per_node, or --set {key}=cpu."
-            )
-
-
-def spread(request: Request, tasks: int, key: str) -> Request:
-    """A request for so many tasks on as few nodes as the site's tasks a node allow.
-
-    Raises:
-        UsageError: they do not fill their nodes evenly.
-    """
-    each = min(request.tasks_per_node, tasks)
-    if tasks % each:
-        raise UsageError(
-            f"{key} is {tasks}, which does not fill nodes of {each} tasks; choose {tasks // each * each} or "
-            f"{(tasks // each + 1) * each}, or set {request.role}.tasks_per_node in the site profile."
-        )
-    return replace(request, nodes=tasks // each, tasks_per_node=each)
 
 
 def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) -> list[Submitted]:

@@ -134,10 +134,11 @@ def submit_again(*kinds: str) -> Fault:
     def do(scene: Scene) -> None:
         code = (
             "import sys; from pathlib import Path; from hpc.kinds import config_of\n"
-            "from hpc.cluster.site import load_site; from hpc.cluster.submission import submit, wanted_jobs\n"
+            "from hpc.cluster.site import load_site; from hpc.cluster.submission import submit\n"
+            "from hpc.cluster.wanted import wanted_jobs\n"
             "from promof_hpc.store.run_dir import RunDir\n"
             "run, site = RunDir.open(Path(sys.argv[1])), load_site('test-cluster')\n"
-            "wanted = [w for w in wanted_jobs(run, config_of(run), site) if w.request.role in sys.argv[2:]]\n"
+            "wanted = [w for w in wanted_jobs(run, config_of(run), site, 'design') if w.request.role in sys.argv[2:]]\n"
             "assert len(wanted) == len(sys.argv) - 2\n"
             "submit(run, site, wanted)\n"
         )

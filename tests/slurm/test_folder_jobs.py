@@ -13,7 +13,8 @@ from ase.io import read, write
 from data_prep.build import prepare
 from hpc.cluster.folders.arrays import arrays_of, divisions
 from hpc.cluster.folders.jobs import jobs_folder
-from hpc.cluster.folders.journeys import describe_folder, submit_prep, submit_pretrain, submit_reference
+from hpc.cluster.folders.journeys import describe_folder, submit_prep, submit_pretrain
+from hpc.cluster.journeys import submit_reference
 from hpc.cluster.site import load_site
 from hpc.reference import is_fitted
 from promof_hpc.config import dump_config

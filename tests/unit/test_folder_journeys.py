@@ -18,20 +18,19 @@ from data_prep.build import Preparation, prepare
 from data_prep.synthetic import Synthesis, SyntheticSettings, synthesise
 from hpc.cluster.batch_script import Role, parameters, usual_request
 from hpc.cluster.folders.arrays import arrays_of, divisions
-from hpc.cluster.folders.jobs import Fit, IngestReference, Merge, PreparePart, Pretrain, jobs_folder
+from hpc.cluster.folders.jobs import Merge, PreparePart, Pretrain, jobs_folder
 from hpc.cluster.folders.journeys import (
     describe_folder,
     one_gpu,
-    outstanding,
-    reference_jobs,
     submit_prep,
     submit_pretrain,
-    submit_reference,
     submit_synthetic,
 )
-from hpc.cluster.jobs import Evaluate
+from hpc.cluster.jobs import Evaluate, Fit, IngestReference
+from hpc.cluster.journeys import submit_reference
 from hpc.cluster.site import Site, known_sites, load_site
-from hpc.cluster.submission import Wanted, submissions
+from hpc.cluster.submission import submissions
+from hpc.cluster.wanted import Wanted, outstanding, wanted_jobs
 from hpc.preparation import preparation_settings
 from hpc.reference import has_elements, is_fitted, reference_config
 from promof_hpc.config import dump_config
@@ -407,7 +406,7 @@ def test_a_reference_set_is_read_evaluated_and_fitted_by_three_jobs(tmp_path, sl
     assert "promof-fit-ref: 1 x 1 tasks, 1 CPUs each, 30 min, after promof-evaluate-ref" in capsys.readouterr().out
     assert not run_.path.exists()
     config = reference_config(run_, "demo", 1, None, overrides)
-    assert [type(one.job) for one in reference_jobs(run_, config, SITE)] == [IngestReference, Evaluate, Fit]
+    assert [type(one.job) for one in wanted_jobs(run_, config, SITE, "reference")] == [IngestReference, Evaluate, Fit]
 
 
 def test_a_fit_refuses_what_is_incomplete_and_is_submitted_again_after_the_living_evaluators(tmp_path, slurm, site):

@@ -14,7 +14,7 @@ import promof_hpc
 from hpc.cluster.journeys import submit_design
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import known_sites, load_site
-from hpc.cluster.submission import wanted_jobs
+from hpc.cluster.wanted import wanted_jobs
 from promof_hpc.config import DesignConfig, load_config
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.store.run_dir import RunDir
@@ -61,10 +61,10 @@ def test_gpus_that_the_profile_does_not_ask_for_are_missed_before_anything_is_su
     section = cpu["evaluation"]["potential"] if key.startswith("evaluation") else cpu["training"]
     config = DesignConfig(**cpu | {"budget": 64})
     site = load_site("generic")
-    assert wanted_jobs(RunDir(RUN), config, site)
+    assert wanted_jobs(RunDir(RUN), config, site, "design")
     section["device"] = "cuda"
     with pytest.raises(UsageError, match=f"{re.escape(key)} is cuda.*gpus_per_node"):
-        wanted_jobs(RunDir(RUN), DesignConfig(**cpu | {"budget": 64}), site)
+        wanted_jobs(RunDir(RUN), DesignConfig(**cpu | {"budget": 64}), site, "design")
 
 
 def test_a_run_longer_than_a_job_is_told_how_many_must_follow_one_another(paper):
@@ -72,6 +72,6 @@ def test_a_run_longer_than_a_job_is_told_how_many_must_follow_one_another(paper)
     for hours, links in ((21, None), (20, 2), (1, 21)):
         site = load_site("modules-openmpi")
         site = site.model_copy(update={"evaluate": site.evaluate.model_copy(update={"time_min": 60 * hours})})
-        text = plan_text(RunDir(RUN), paper, site, wanted_jobs(RunDir(RUN), paper, site))
+        text = plan_text(RunDir(RUN), paper, site, wanted_jobs(RunDir(RUN), paper, site, "design"))
         told = re.findall(r"--chain (\d+) submits (\d+)", text)
         assert told == ([(str(links - 1), str(links))] if links else [])

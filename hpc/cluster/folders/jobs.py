@@ -1,4 +1,4 @@
-"""Jobs of folders that are no runs: preparing and pretraining; and those that make a screening a reference set.
+"""Jobs of folders that are no runs: preparing and pretraining.
 
 What such a job needs beside its folder lies in FOLDER/jobs, laid out as in a run: site.yaml, code, submissions, logs,
 events. A job is pickled with paths into it, and with its place in a list there.
@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hpc.cluster.batch_script import Role
-from hpc.cluster.jobs import Ingest, Job
+from hpc.cluster.jobs import Job
 from hpc.cluster.site import Site
-from hpc.lease import holding_lease
 from hpc.preemption import Asked, Interrupted, Requests
-from promof_hpc.config import ScreenConfig, load_config
-from promof_hpc.errors import PromofError
+from promof_hpc.config import load_config
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
@@ -238,49 +236,12 @@ class Merge:
         """
         job, division, whole = _begin(self.folder, self.division, Role.SERIAL)
         if missing := whole.missing():
-            _refuse(job, f"{_those(missing, whole)} of {self.folder} are missing; `{division.command}` submits them, "
-                         "and nothing is made of an incomplete set.")  # fmt: skip
+            job.refuse(
+                f"{_those(missing, whole)} of {self.folder} are missing; `{division.command}` submits them, "
+                "and nothing is made of an incomplete set."
+            )
         asked = _until_asked(job, lambda report: print("\n".join(whole.finish(_cpus(), report).lines())))
         job.leave(Asked.NOTHING if whole.is_finished else asked)
-
-
-@dataclass(frozen=True)
-class IngestReference(Ingest):
-    """Read the library of a reference set, then propose the elements."""
-
-    def __call__(self) -> None:
-        """Be its one process."""
-        super().__call__()
-        from hpc.reference import propose_elements
-
-        run = RunDir.open(Path(self.run_dir))
-        config = load_config(ScreenConfig, run.config)
-        with holding_lease(run, config.farm.claim_expiry_s):
-            propose_elements(run, config)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Fit the baseline of a reference set to what was relaxed, or refuse where something is missing."""
-
-    run_dir: str
-
-    def __call__(self) -> None:
-        """Be its one process.
-
-        Raises:
-            PromofError: evaluations are missing, or too few MOFs have converged.
-        """
-        from hpc.inspection import write_report
-        from hpc.reference import missing_of, write_reference
-
-        job = Job.begin(self.run_dir, Role.SERIAL)
-        if missing := missing_of(job.run):
-            _refuse(job, f"{job.run.path}: {missing}; `promof resume {job.run.path}` goes on, and nothing is fitted to "
-                         "an incomplete set.")  # fmt: skip
-        print(f"Reference set: {write_reference(job.run, load_config(ScreenConfig, job.run.config))}")
-        write_report(job.run)
-        job.leave(Asked.NOTHING)
 
 
 def _begin(folder: str, division: str, role: str) -> tuple[FolderJob, Division, Chunked]:
@@ -300,11 +261,6 @@ def _until_asked(job: FolderJob, work: Callable[[Progress], object]) -> Asked:
     except Interrupted as interrupted:
         return interrupted.asked
     return Asked.NOTHING
-
-
-def _refuse(job: Job, why: str) -> NoReturn:
-    job.note("refused", why=why)
-    raise PromofError(why)
 
 
 def _those(missing: list[str], whole: Chunked, shown: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""`promof submit pretrain`, `prep` and `reference`: print the plan, and hand to Slurm the jobs that are still needed.
+"""`promof submit pretrain` and `prep`: print the plan, and hand to Slurm the jobs that are still needed.
 
 A second call submits what is missing then: chunks that nobody has made and no living task is at, and jobs of which none
 waits or works. What such jobs do lies in `hpc.cluster.folders.jobs`.
@@ -26,8 +26,6 @@ from hpc.cluster.folders.arrays import (
 from hpc.cluster.folders.jobs import (
     Chunked,
     Division,
-    Fit,
-    IngestReference,
     Merge,
     PreparePart,
     Pretrain,
@@ -36,17 +34,16 @@ from hpc.cluster.folders.jobs import (
     trainings_in,
 )
 from hpc.cluster.job_state import Seen
-from hpc.cluster.jobs import Evaluate
 from hpc.cluster.overview import JobView, jobs_of, scheduler_cache
-from hpc.cluster.plan import plan_text
 from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place, take_snapshot
-from hpc.cluster.submission import Submitted, Wanted, check_rate, make_place, spread, submit, with_code
+from hpc.cluster.submission import Submitted, check_rate, make_place, submit, with_code
+from hpc.cluster.wanted import Wanted, outstanding
 from hpc.exit_codes import DONE
-from promof_hpc.config import RunConfig, load_config
+from promof_hpc.config import load_config
 from promof_hpc.errors import UsageError
-from promof_hpc.store.run_dir import RunDir, is_ingested
+from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, replace_text
 
 if TYPE_CHECKING:
@@ -167,62 +164,6 @@ def submit_synthetic(
     return _submit_chunks(place, whole, division, parts)
 
 
-def submit_reference(
-    library: str, path: Path, choice: tuple[int, int], ranks: int, config: Path | None, overrides: Sequence[str],
-    site: str, dry_run: bool = False,
-) -> int:  # fmt: skip
-    """Submit the making of a reference set: read and propose, evaluate, fit; returns the exit code.
-
-    The MOFs are chosen before, in this process.
-
-    Args:
-        path: run directory.
-        choice: how many MOFs, and how many atoms in a cell at most.
-        ranks: MPI ranks that evaluate.
-        config, overrides: as of `hpc.reference.begin_reference`.
-
-    Raises:
-        UsageError: see there.
-        PromofError: Slurm does not take a job.
-    """
-    from hpc.reference import begin_reference, is_fitted, missing_of, reference_config
-
-    run, profile = RunDir(path.absolute()), load_site(site)
-    check_run_path(run.path)
-    settings = reference_config(run, library, ranks, config, overrides)
-    wanted = reference_jobs(run, settings, profile)
-    if dry_run:
-        print(plan_text(run, settings, profile, wanted))
-        print(NOTHING_WAS_SUBMITTED)
-        return DONE
-    begin_reference(library, path, *choice, ranks, config, overrides, readers=1)
-    if not missing_of(run) and is_fitted(run):
-        print(f"{path} is done.")
-        return DONE
-    alive = alive_jobs(run)
-    left = outstanding(reference_jobs(run, settings, profile), alive)
-    if left:
-        print(plan_text(run, settings, profile, left, texts=False))
-    return _tell(path, alive, submit(run, profile, left) if left else [])
-
-
-def reference_jobs(run: RunDir, config: RunConfig, site: Site) -> list[Wanted]:
-    """The jobs that a reference set, which may not have begun, needs until it is done."""
-    from hpc.reference import has_elements, missing_of
-
-    folder, name = str(run.path), run.path.name
-    serial = usual_request(Role.SERIAL, run.path, site)
-    ranks = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
-    ingest = Wanted(IngestReference(folder), replace(serial, name=f"promof-ingest-{name}"))
-    fit = Wanted(Fit(folder), replace(serial, name=f"promof-fit-{name}"))
-    if not missing_of(run):
-        return [fit]
-    fit = replace(fit, after=(ranks.name,))
-    if is_ingested(run) and has_elements(run):
-        return [Wanted(Evaluate(folder), ranks), fit]
-    return [ingest, Wanted(Evaluate(folder), ranks, after=(ingest.request.name,)), fit]
-
-
 def describe_folder(folder: Path) -> list[str]:
     """Where the jobs of a folder that is no run stand, and what to do where none is left."""
     jobs = jobs_folder(folder)
@@ -243,18 +184,6 @@ def one_gpu(site: Site) -> Site:
 def alive_jobs(run: RunDir) -> list[JobView]:
     """Jobs that wait or work, and those of which nobody knows for certain that they do not."""
     return [job for job in jobs_of(run) if not job.over]
-
-
-def outstanding(wanted: Sequence[Wanted], alive: Sequence[JobView]) -> list[Wanted]:
-    """Those of which no job is alive; where they come after one that is, they wait for it by its id."""
-    ids = {job.submitted.name: job.submitted.job for job in alive}
-
-    def waiting(one: Wanted) -> Wanted:
-        known = tuple(ids[name] for name in one.after if name in ids)
-        request = replace(one.request, after=(*one.request.after, *known))
-        return replace(one, request=request, after=tuple(name for name in one.after if name not in ids))
-
-    return [waiting(one) for one in wanted if one.request.name not in ids]
 
 
 def _submit_chunks(place: Place, whole: Chunked, division: Division, parts: int) -> int:
