@@ -1,17 +1,17 @@
-"""Jobs over spawned processes that end with their parent, and in a process of their own where one kills the pool."""
+"""Jobs over processes, and in a process of their own where one kills the pool; a limit to the time of a step."""
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
 from types import FrameType
 from typing import TypeVar
+
+from promof_hpc.processes import Pool
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
@@ -43,7 +43,7 @@ def run_jobs(
         return []
     left = dict(enumerate(jobs))
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        with Pool(workers) as pool:
             futures = {pool.submit(work, job): k for k, job in left.items()}
             try:
                 for future in as_completed(futures):
@@ -60,7 +60,7 @@ def run_jobs(
 def run_alone(work: Callable[[JobT], ResultT], job: JobT) -> ResultT | None:
     """Do one job in a process of its own; None if that process dies."""
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        with Pool(1) as pool:
             return pool.submit(work, job).result()
     except BrokenProcessPool:
         return None
@@ -83,15 +83,3 @@ def time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _end_with_parent() -> None:
-    """Leave with the parent: a killed parent cannot tell its workers, which would wait for jobs for ever."""
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_after(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)

@@ -21,7 +21,7 @@ from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
 from hpc.exit_codes import FAILED
 from hpc.kinds import design_of, is_done, kind_of
-from hpc.preemption import Asked, Requests
+from hpc.preemption import Asked, Interrupted, Requests
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.claims import Owner
@@ -92,30 +92,38 @@ class Ingest:
     def __call__(self) -> None:
         """Be its one process."""
         from hpc.lease import holding_lease
-        from hpc.worker import load_run_potential
-        from promof_hpc.screen.ingest import ingest
 
         job = Job.begin(self.run_dir, "ingest")
         config = load_config(ScreenConfig, job.run.config)
+        asked = Asked.NOTHING
+        try:
+            with holding_lease(job.run, config.farm.claim_expiry_s, job.is_over):
+                self._work(job, config)
+        except Interrupted as interrupted:
+            asked = interrupted.asked
+        job.leave(asked)
+
+    def _work(self, job: Job, config: ScreenConfig) -> None:
+        from hpc.worker import load_run_potential
+        from promof_hpc.screen.ingest import ingest
+
+        def heed(done: int, total: int) -> None:
+            if job.requests.asked is not Asked.NOTHING:
+                raise Interrupted(job.requests.asked)
+
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
-        with holding_lease(job.run, config.farm.claim_expiry_s, job.is_over):
-            ingest(job.run, config, load_run_potential(job.run, config.evaluation), lambda *_: None, workers=cores)
+        ingest(job.run, config, load_run_potential(job.run, config.evaluation), heed, workers=cores)
 
 
 @dataclass(frozen=True)
 class IngestReference(Ingest):
     """Read the library of a reference set, then propose the elements."""
 
-    def __call__(self) -> None:
-        """Be its one process."""
-        super().__call__()
-        from hpc.lease import holding_lease
+    def _work(self, job: Job, config: ScreenConfig) -> None:
         from hpc.reference import propose_elements
 
-        run = RunDir.open(Path(self.run_dir))
-        config = load_config(ScreenConfig, run.config)
-        with holding_lease(run, config.farm.claim_expiry_s):
-            propose_elements(run, config)
+        super()._work(job, config)
+        propose_elements(job.run, config)
 
 
 @dataclass(frozen=True)

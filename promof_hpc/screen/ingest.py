@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 
 from promof_hpc.config import EvaluationSettings, FarmSettings, ReadSettings, ScreenConfig
 from promof_hpc.errors import Refused, UsageError
 from promof_hpc.physics.evaluate import evaluation_id
 from promof_hpc.physics.potential import Potential
+from promof_hpc.processes import Pool
 from promof_hpc.screen.library import Entry as LibraryEntry
 from promof_hpc.screen.library import Library, scan
 from promof_hpc.store.candidates import Entry, candidate_shard, cut_batches, read_entries
@@ -139,7 +138,7 @@ def _read_in_pool(
     read: dict[int, Reading],
     tick: Callable[[int], None],
 ) -> None:
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = Pool(workers)
     processes = pool._processes  # kept, because a hanging reader has to be ended by force
     try:
         slices = [todo[a : a + SLICE] for a in range(0, len(todo), SLICE)]

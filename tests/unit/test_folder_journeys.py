@@ -419,7 +419,13 @@ def test_a_fit_refuses_what_is_incomplete_and_is_submitted_again_after_the_livin
     assert ["--dependency=afterany:101" in options(script) for script in slurm.scripts] == [False, True, False]
     assert "--dependency=afterany:102" in options(slurm.scripts[2])
     assert "its library has not been read" in run(as_job(submitted(reference.path, "103")), tmp_path, code=1)
-    run(as_job(submitted(reference.path, "101"), number=101), tmp_path)
+    reading = start(as_job(submitted(reference.path, "101"), number=101), tmp_path)
+    wait_for(lambda: [e for e in read_events(reference) if e["role"] == "ingest"], 60, "the reading to have begun")
+    reading.send_signal(signal.SIGUSR2)
+    assert reading.wait(60) == 0
+    assert slurm.calls("scontrol")[-1] == "requeue 101"
+    assert not is_ingested(reference)
+    run(as_job(submitted(reference.path, "101"), number=101, SLURM_RESTART_COUNT="1"), tmp_path)
     assert is_ingested(reference)
     assert has_elements(reference)
     said = run(as_job(submitted(reference.path, "103"), number=103), tmp_path, code=1)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -105,27 +103,15 @@ class FolderJob(Job):
         """Never: one that is done leaves without having been asked to."""
         return False
 
-    @contextmanager
-    def heeding(self, tell: Progress) -> Iterator[Progress]:
-        """A `Progress` that tells, and then raises `Interrupted` if a signal has asked for it.
-
-        In between the warning is blocked: Slurm sends it to the processes that are started here as well, they inherit
-        the mask, and without it they would die. TERM may end them, because a pool ends its processes by it.
-        """
-        warning = [signal.Signals[f"SIG{self.site.signal.name}"]]
+    def heeding(self, tell: Progress) -> Progress:
+        """A `Progress` that tells, and then raises `Interrupted` if a signal has asked for it."""
 
         def report(step: str, done: int, total: int) -> None:
             tell(step, done, total)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, warning)  # runs the handler if one has come
-            signal.pthread_sigmask(signal.SIG_BLOCK, warning)
             if self.requests.asked is not Asked.NOTHING:
                 raise Interrupted(self.requests.asked)
 
-        signal.pthread_sigmask(signal.SIG_BLOCK, warning)
-        try:
-            yield report
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, warning)
+        return report
 
 
 @dataclass(frozen=True)
@@ -256,8 +242,7 @@ def _until_asked(job: FolderJob, work: Callable[[Progress], object]) -> Asked:
     from hpc.preparation import Lines
 
     try:
-        with job.heeding(Lines()) as report:
-            work(report)
+        work(job.heeding(Lines()))
     except Interrupted as interrupted:
         return interrupted.asked
     return Asked.NOTHING
