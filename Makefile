@@ -43,8 +43,14 @@ test-slurm: $(VENV)/.all
 	tests/slurm/install.sh
 	PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest -m "slurm and not full"
 
+# hours; installs what test-slurm installs
 test-full: $(VENV)/.all
+	tests/slurm/install.sh
 	set -o pipefail; $(BIN)/python -m pytest -m "full and not slurm" -s -v 2>&1 | tee docs/results/test-full.log
+	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest tests/slurm/test_faults.py -v 2>&1 \
+		| tee docs/results/fault-matrix.log
+	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest -m "full and slurm" \
+		--ignore=tests/slurm/test_faults.py -s -v 2>&1 | tee docs/results/test-slurm-full.log
 
 benchmark: $(VENV)/.all
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

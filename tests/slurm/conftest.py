@@ -18,6 +18,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slurm)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What each fault cost, a line each."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            if lost := dict(report.user_properties).get("lost"):
+                terminalreporter.write_line(f"{outcome.upper()} {report.nodeid.partition('[')[2].rstrip(']')}: {lost}")
+
+
 @pytest.fixture(scope="session")
 def installed():
     """Slurm is; otherwise the test is skipped with the reason, or fails where it may not be."""

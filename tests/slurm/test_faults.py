@@ -22,9 +22,10 @@ from tests.processes import wait_for
 from tests.runs import lennard_jones_run
 from tests.slurm.client import ENDED, State
 from tests.slurm.faults import FAULTS, Scene, tasks_of
-from tests.slurm.users import BUDGET, User, committed, ended, is_exact, small_campaign
+from tests.slurm.users import BUDGET, User, committed, ended, is_exact, lost_work, small_campaign
 
-STRUCTURES = 6
+STRUCTURES, RANKS = 6, 4
+LOOK_S = 3.0  # between two looks, which take processor time from the jobs
 HANG_S = 25  # more than loading and compiling take on a busy machine
 
 
@@ -41,7 +42,7 @@ def _three(fault: str, *values: object) -> list:
 
 
 @pytest.mark.parametrize(("fault", "moment"), [case for fault in FAULTS for case in _three(fault, fault)])
-def test_a_campaign_survives(cluster, config, tmp_path, fault, moment):
+def test_a_campaign_survives(cluster, config, tmp_path, record_property, fault, moment):
     user, run, chance = User(cluster, tmp_path), RunDir(tmp_path / "run"), random.Random(f"{fault} {moment}")
     hang_s = HANG_S if fault == "SIGSTOP of a rank" else 600
     train, evaluate = user.submit(config, run, f"farm.hang_s={hang_s}", "farm.drain_s=1")
@@ -51,6 +52,7 @@ def test_a_campaign_survives(cluster, config, tmp_path, fault, moment):
     FAULTS[fault](Scene(cluster, user, run, config, train, evaluate, chance))
     _to_the_end(user, run)
     is_exact(run)
+    _little_is_lost(run, record_property)
     kept = {b: run.result(b).read_bytes() for b in before}
     changed = [b for b in before if before[b] != kept[b]]
     assert len(changed) <= (1 if fault == "truncated shard" else 0)
@@ -58,13 +60,23 @@ def test_a_campaign_survives(cluster, config, tmp_path, fault, moment):
 
 def _to_the_end(user: User, run: RunDir) -> None:
     """As a user who looks now and then, and resumes where no job is left."""
-    while True:
-        wait_for(
-            lambda: ended(run) or "promof resume" in user.promof("status", run.path), 240, "the end, or no job left"
-        )
-        if ended(run):
-            return
-        user.promof("resume", run.path)
+
+    def to_be_resumed() -> bool:
+        time.sleep(LOOK_S)
+        return ended(run) or "promof resume" in user.promof("status", run.path)
+
+    while not ended(run):
+        wait_for(to_be_resumed, 240, "the end, or no job left")
+        if not ended(run):
+            user.promof("resume", run.path)
+
+
+def _little_is_lost(run: RunDir, record_property) -> None:
+    """A batch a rank, and the training since the last checkpoint."""
+    lost = lost_work(run)
+    record_property("lost", f"{lost.batches} batches and {lost.rounds} rounds were done again")
+    assert lost.batches <= RANKS
+    assert lost.rounds <= lost.most
 
 
 @pytest.fixture
@@ -75,7 +87,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("moment", _three("full disk"))
-def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, disk, moment):
+def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, record_property, disk, moment):
     user, run, chance = User(cluster, tmp_path), RunDir(disk / "run"), random.Random(f"full {moment}")
     train, evaluate = user.submit(config, run, "farm.drain_s=1")
     share = (moment + chance.random()) / 3
@@ -87,6 +99,7 @@ def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, disk, moment
     cluster.wait_for(int(train), State.RUNNING, *ENDED, seconds=90)
     _to_the_end(user, run)
     is_exact(run)
+    _little_is_lost(run, record_property)
 
 
 def fill(ballast: Path) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from promof_hpc.design.campaign.loop import Phase
 from promof_hpc.store.budget import fold
+from promof_hpc.store.claims import suspects
+from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.verify import verify
 from tests.commands import COMMAND, ENVIRONMENT, ROOT
@@ -96,3 +103,30 @@ def is_exact(run: RunDir, budget: int = BUDGET) -> None:
 def committed(run: RunDir) -> int:
     """Batches that were committed."""
     return sum(len(run.committed(n)) for n in run.round_numbers())
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Work that was done again.
+
+    Attributes:
+        batches: that were in hand when a rank died or was made to drop them.
+        rounds: that were learned from again, of which one death may cost `most`: the one at work, and those that end
+            within an interval between checkpoints (here rounds are shorter than that).
+    """
+
+    batches: int
+    rounds: int
+    most: int
+
+
+def lost_work(run: RunDir) -> Lost:
+    """By the run's own record."""
+    events = read_events(run)
+    learned = [e for e in events if e["event"] == "phase" and e["phase"] == Phase.LEARN]
+    again = sum(count - 1 for count in Counter(e["round"] for e in learned).values())
+    kept = sorted(float(e["time_s"]) for e in events if e["event"] == "checkpoint")
+    times = sorted(float(e["time_s"]) for e in learned)
+    between = [sum(a < t <= b for t in times) for a, b in itertools.pairwise([0.0, *kept, math.inf])]
+    dropped = sum(e["event"] == "dropped" for e in events)
+    return Lost(len(suspects(run)) + dropped, again, 1 + max(between))
