@@ -179,10 +179,10 @@ def _pursue(runs: Iterable[StudyRun], place: Path, jobs: int) -> Iterator[Ending
 
 def _run_one(run: StudyRun, place: Path, quiet: bool) -> Ending:
     """Do what is missing of one run; its failure is no failure of the others."""
-    from hpc.design import begin_design, complete_design
+    from hpc.design import begin_design, complete_design, local_team
 
     try:
-        opened, parts = begin_design(place / run.name, run.config)
+        opened, parts = begin_design(place / run.name, run.config, local_team(run.config))
         return Ending(run, complete_design(opened, 0, quiet, parts=parts))
     except PromofError as error:
         return Ending(run, FAILED, str(error))

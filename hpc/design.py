@@ -21,7 +21,7 @@ from promof_hpc.design.campaign.keeping import Kept
 from promof_hpc.design.campaign.loop import Campaign, Ending, Hands, Phase
 from promof_hpc.design.inputs import inputs_of
 from promof_hpc.design.judging.scoring import Scoring, known_sets, reference_of
-from promof_hpc.design.learning.team import ALONE, Team
+from promof_hpc.design.learning.team import ALONE, Alone, Team
 from promof_hpc.design.registry import build
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.report.status import snapshot
@@ -105,12 +105,16 @@ def design_campaign(config: DesignConfig, run_path: Path | None, as_json: bool =
     Raises:
         UsageError: the run exists with another configuration, or something that the campaign needs is missing.
     """
-    run, parts = begin_design(run_path or DEFAULT_RUN, config)
+    run, parts = begin_design(run_path or DEFAULT_RUN, config, local_team(config))
     return resume_design(run, config.farm.ranks, as_json, parts=parts)
 
 
-def begin_design(path: Path, config: DesignConfig) -> tuple[RunDir, Parts | None]:
-    """Make the run directory, or check that an existing one has this configuration; parts where they were loaded."""
+def begin_design(path: Path, config: DesignConfig, team: Team = ALONE) -> tuple[RunDir, Parts | None]:
+    """Make the run directory, or check that an existing one has this configuration; parts where they were loaded.
+
+    Args:
+        team: that is to use the parts; on a login node they are only tried.
+    """
     places = {"reference": anchored(config.reference), "external": anchored(config.external)}
     policy = {"weights": anchored(config.policy.weights), "data": anchored(config.policy.data)}
     config = config.model_copy(update={**places, "policy": config.policy.model_copy(update=policy)})
@@ -119,7 +123,7 @@ def begin_design(path: Path, config: DesignConfig) -> tuple[RunDir, Parts | None
         return run, None
     potential = potential_of(config)
     check_second(config, potential)
-    parts = Parts.load(config, potential)  # what cannot be built leaves nothing behind
+    parts = Parts.load(config, potential, team)  # what cannot be built leaves nothing behind
     reference = parts.scoring.reference
     record = {
         "kind": "design",
@@ -186,7 +190,7 @@ def _go_on(run: RunDir, config: DesignConfig, ranks: int, parts: Parts | None, p
     with Farm(run, ranks, FOR_EVER_S) as farm:
         try:
             farm.keep()  # the ranks load their potential while this process loads the policies
-            parts = parts or Parts.load(config, load_run_potential(run, config.evaluation))
+            parts = parts or Parts.load(config, load_run_potential(run, config.evaluation), local_team(config))
             ending = _pursue(run, config, parts, farm, progress)
         except Stopped:
             farm.leave(progress.evaluating)
@@ -194,6 +198,13 @@ def _go_on(run: RunDir, config: DesignConfig, ranks: int, parts: Parts | None, p
         close(run, ending)
         farm.leave(progress.evaluating, FAREWELL_S)
         return ending
+
+
+def local_team(config: DesignConfig) -> Team:
+    """This process as the only one that learns."""
+    from hpc.training.team import training_device
+
+    return Alone(training_device(config.training))
 
 
 def _pursue(run: RunDir, config: DesignConfig, parts: Parts, farm: Farm, progress: Progress) -> Ending:

@@ -1,5 +1,6 @@
-"""A checkpoint in UMA's own format with 42,000 random weights: real code paths in seconds, meaningless energies."""
+"""Checkpoints in UMA's own format with random weights, 42,000 or as many as UMA-S has: meaningless energies."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 TASKS = ("oc20", "omol", "omat", "odac", "omc")
 TASKS_WITH_STRESS = ("omat", "omc")
-CHANNELS, EXPERTS, LAST_ELEMENT = 16, 4, 100
+LAST_ELEMENT = 100
 UNSEEN = (0, 84, 85, 86, 87, 88)  # no reference energy: not among the elements
 SPREAD_EV = 1.423  # the unit of energy in UMA's training configurations
 UNIT = "fairchem.core.units.mlip_unit.mlip_unit"
@@ -15,30 +16,44 @@ NORMALIZATION = "fairchem.core.modules.normalization"
 LOSS = "fairchem.core.modules.loss"
 
 
-def write_tiny_uma(path: Path, seed: int = 0) -> Path:
-    """Write the checkpoint (0.2 MB) and give its path back; equal seeds, equal weights."""
+@dataclass(frozen=True)
+class Size:
+    """Of a backbone."""
+
+    channels: int
+    distances: int
+    experts: int
+    degree: int
+    layers: int
+
+
+TINY, UMA_S = Size(16, 16, 4, 1, 1), Size(128, 64, 32, 2, 4)
+
+
+def write_tiny_uma(path: Path, seed: int = 0, size: Size = TINY) -> Path:
+    """Write the checkpoint (0.2 MB; 586 MB at the size of UMA-S) and give its path back; equal seeds, equal weights."""
     import hydra
     from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 
     torch.manual_seed(seed)
-    model = hydra.utils.instantiate(_model())
+    model = hydra.utils.instantiate(_model(size))
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     # inference reads the averaged weights, kept in the layout of torch's AveragedModel
     averaged = {f"module.{name}": value for name, value in weights.items()}
     averaged["n_averaged"] = torch.tensor(0, dtype=torch.long)
     tasks = [entry for task in TASKS for entry in _task_entries(task)]
-    torch.save(MLIPInferenceCheckpoint(_model(), weights, averaged, tasks), path)
+    torch.save(MLIPInferenceCheckpoint(_model(size), weights, averaged, tasks), path)
     return path
 
 
-def _model() -> dict[str, Any]:
+def _model(size: Size) -> dict[str, Any]:
     """The 1.1 layout: one backbone of experts, one head that all tasks share."""
     backbone = {
         "model": "fairchem.core.models.uma.escn_moe.eSCNMDMoeBackbone",
-        "moe_dropout": 0.05, "moe_layer_type": "pytorch", "num_experts": EXPERTS,
+        "moe_dropout": 0.05, "moe_layer_type": "pytorch", "num_experts": size.experts,
         "use_composition_embedding": True, "use_global_embedding": False, "max_num_elements": LAST_ELEMENT,
-        "sphere_channels": CHANNELS, "edge_channels": CHANNELS, "hidden_channels": CHANNELS,
-        "num_distance_basis": CHANNELS, "lmax": 1, "mmax": 1, "num_layers": 1,
+        "sphere_channels": size.channels, "edge_channels": size.channels, "hidden_channels": size.channels,
+        "num_distance_basis": size.distances, "lmax": size.degree, "mmax": size.degree, "num_layers": size.layers,
         "otf_graph": True, "max_neighbors": 300, "use_pbc": True, "use_pbc_single": True, "cutoff": 6.0,
         "distance_function": "gaussian", "norm_type": "rms_norm_sh", "act_type": "gate", "ff_type": "spectral",
         "chg_spin_emb_type": "rand_emb", "cs_emb_grad": True,

@@ -50,7 +50,7 @@ class DeepSpeedTeam:
         """
         self._world, self._settings, self._asked = world, settings, asked
         self.rank, self.size = world.rank, world.size
-        self.device = _device(settings.device, world.local_rank)
+        self.device = torch.device(training_device(settings, world.local_rank))
         limit = timedelta(minutes=settings.meeting_min)
         os.environ.update(
             RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank),
@@ -97,12 +97,8 @@ class SoloTeam(Alone):
             raise PromofError(
                 f"training.engine is torch, but the job has {world.size} tasks; use deepspeed, or one task."
             )
-        self._device, self._asked = _device(settings.device, world.local_rank), asked
-
-    @property
-    def device(self) -> torch.device:
-        """See `Team`."""
-        return self._device
+        super().__init__(training_device(settings, world.local_rank))
+        self._asked = asked
 
     def agree(self) -> Asked:
         """See `DeepSpeedTeam`."""
@@ -157,13 +153,16 @@ def _begin_deepspeed(backend: str, limit: timedelta) -> None:
         ) from error
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    """The device of a process: all GPUs of the node are visible to each."""
-    if name != "cuda":
-        return torch.device(name)
+def training_device(settings: TrainingSettings, local_rank: int = 0) -> str:
+    """The device of a process: all GPUs of the node are visible to each.
+
+    Raises:
+        PromofError: a GPU is asked for and there is none.
+    """
+    if settings.device != "cuda":
+        return settings.device
     count = torch.cuda.device_count()
     if not count:
         raise PromofError("training.device is cuda, but torch sees no GPU here; set it to cpu.")
-    device = torch.device("cuda", local_rank % count)
-    torch.cuda.set_device(device)
-    return device
+    torch.cuda.set_device(local_rank % count)
+    return f"cuda:{local_rank % count}"

@@ -55,12 +55,16 @@ class Alone:
 
     rank, size = 0, 1
 
+    def __init__(self, device: str = "cpu"):
+        """Keep the policies on a device of torch."""
+        self._device = device
+
     @property
     def device(self) -> torch.device:
         """See `Team`."""
         import torch
 
-        return torch.device("cpu")
+        return torch.device(self._device)
 
     def gather(self, part: T) -> list[T]:
         """See `Team`."""
