@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from promof_hpc.config.section import Optional_, Section
 
-LENGTH_KEYS = frozenset({"steps", "minutes", "checkpoint_s"})  # a resumed training may change these
+FREE_KEYS = frozenset({"steps", "minutes", "checkpoint_s", "device"})  # a resumed training may change these
 
 
 class TrainingSettings(Section):
@@ -34,6 +34,8 @@ class TrainingSettings(Section):
     """Steps between two looks at the validation part; the best averaged weights are kept."""
     checkpoint_s: float = Field(120.0, ge=0)
     """Seconds between two checkpoints."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the policy learns."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:
@@ -43,7 +45,7 @@ class TrainingSettings(Section):
 
     def identity(self) -> dict[str, Any]:
         """Everything that a resumed training must share with its beginning."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in LENGTH_KEYS}
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in FREE_KEYS}
 
 
 class ChemistTraining(TrainingSettings):

@@ -45,14 +45,14 @@ class ChemistSettings:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Random zeros in training: the share, and where the random numbers come from."""
+    """Random zeros in training: the share, and where the random numbers come from (on the CPU)."""
 
     share: float
     generator: torch.Generator
 
     def __call__(self, x: Tensor) -> Tensor:
         """x with zeros, scaled so that its mean stays."""
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.share
+        kept = torch.rand(x.shape, generator=self.generator).to(x) >= self.share
         return x * kept / (1.0 - self.share)
 
 

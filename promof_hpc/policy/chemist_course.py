@@ -66,8 +66,9 @@ class ChemistCourse:
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean negative log-likelihood of a token in nat."""
         texts, wanted = self._shown(self._order.batch(step), generator)
-        tokens, lengths = padded([self._vocabulary.encode(t) for t in texts])
-        wanted = self._hidden(wanted, generator)
+        device = self.network.to_logits.weight.device
+        tokens, lengths = (x.to(device) for x in padded([self._vocabulary.encode(t) for t in texts]))
+        wanted = self._hidden(wanted, generator).to(device)
         table = self.network(tokens[:, :-1], wanted, Dropout(self._settings.dropout, generator))
         said = said_mask(tokens, lengths)[:, 1:]
         return {"loss": -table.gather(2, tokens[:, 1:, None])[..., 0][said].mean()}
@@ -78,13 +79,11 @@ class ChemistCourse:
         Likelihood of unseen linkers falls long before what is written becomes valid, so `loss`, by which weights are
         kept, is 1 - the share of valid, new and unique component sets; the likelihoods' mean where none are sampled.
         """
-        said = said_mask(self._val_tokens, self._val_lengths).sum()
-        nothing = torch.full_like(self._val_wanted, math.nan)
+        device = network.to_logits.weight.device
+        tokens, lengths, given = (x.to(device) for x in (self._val_tokens, self._val_lengths, self._val_wanted))
+        said, nothing = said_mask(tokens, lengths).sum(), torch.full_like(given, math.nan)
         with torch.no_grad():
-            given, none = (
-                -float(log_probs(network, self._val_tokens, self._val_lengths, x).sum() / said)
-                for x in (self._val_wanted, nothing)
-            )
+            given, none = (-float(log_probs(network, tokens, lengths, x).sum() / said) for x in (given, nothing))
         losses = {"conditional": given, "unconditional": none}
         count = self._settings.validation_samples
         if not count:

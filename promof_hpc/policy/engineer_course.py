@@ -106,7 +106,7 @@ class EngineerCourse:
     @staticmethod
     def _losses(network: Engineer, known: Sequence[Known], generator: torch.Generator) -> Losses:
         solutions = [k.solution for k in known]
-        fixed = stack([k.components for k in known])
+        fixed = stack([k.components for k in known]).to(next(network.parameters()).device)
         copies = stack_copies([k.copies for k in known], fixed)
         return loss(network, fixed, states_of(solutions, fixed), generator, partners_of(solutions, fixed), copies)
 

@@ -139,13 +139,15 @@ def train(
         True where training is complete, False where it was stopped.
 
     Raises:
-        UsageError: `out` holds a training with other settings or data.
+        UsageError: `out` holds a training with other settings or data, or the device is not there.
         PromofError: the loss is not finite.
     """
     folder = out / "training" / course.policy
     _claim(folder, {**settings.identity(), **course.identity})
-    training = Training.start(course.network, settings)
-    _resume(folder, training)
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is cuda, but torch sees no GPU here; set it to cpu.")
+    training = Training.start(course.network.to(settings.device), settings)
+    _resume(folder, training, settings.device)
     notes = _Notes(training, settings, _board(folder, training.step), report)
     begun, saved = time.monotonic() - training.elapsed_s, time.monotonic()
     try:
@@ -272,7 +274,7 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _resume(folder: Path, training: Training) -> None:
+def _resume(folder: Path, training: Training, device: str) -> None:
     """Go on from the last checkpoint, if there is one, and remove what a killed writer left.
 
     Raises:
@@ -284,7 +286,7 @@ def _resume(folder: Path, training: Training) -> None:
     if names:
         path = folder / "checkpoints" / names[-1]
         try:
-            training.restore(torch.load(path, weights_only=True))
+            training.restore(torch.load(path, map_location=device, weights_only=True))
         except (RuntimeError, KeyError, EOFError, ValueError, UnpicklingError) as error:
             raise PromofError(f"{path} cannot be read ({error}); delete it and repeat the command.") from error
 

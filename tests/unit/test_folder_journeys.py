@@ -21,7 +21,7 @@ from hpc.cluster.folders.arrays import arrays_of, divisions
 from hpc.cluster.folders.jobs import Merge, PreparePart, Pretrain, jobs_folder
 from hpc.cluster.folders.journeys import (
     describe_folder,
-    one_gpu,
+    for_one,
     submit_prep,
     submit_pretrain,
     submit_synthetic,
@@ -352,13 +352,16 @@ def test_a_pretraining_stops_at_the_warning_goes_on_and_ends_with_the_local_weig
         submit_pretrain("chemist", [DATA], out, [*overrides, "seed=4"], site)
 
 
-def test_pretraining_asks_for_one_gpu_and_its_cpus(tmp_path, slurm, capsys):
+@pytest.mark.parametrize(("device", "gpu"), [("cpu", ""), ("cuda", ", 1 GPU")])
+def test_pretraining_asks_for_one_gpu_where_it_uses_one_and_for_its_cpus(tmp_path, slurm, capsys, device, gpu):
     profile = tmp_path / "gpus.yaml"
     profile.write_text("gpus_per_node: 4\ncpus_per_gpu: 6\nevaluate:\n  tasks_per_node: 4\n")
-    submit_pretrain("engineer", [DATA], tmp_path / "out", ["steps=5"], str(profile), dry_run=True)
+    asked = ["steps=5", f"device={device}"]
+    submit_pretrain("engineer", [DATA], tmp_path / "out", asked, str(profile), dry_run=True)
     said = capsys.readouterr().out
-    assert "promof-pretrain-engineer-out: 6 CPUs, 1 GPU, 1440 min" in said
-    assert {"--gres=gpu:1", "--cpus-per-task=6", "--ntasks-per-node=1"} <= options(said)
+    assert f"promof-pretrain-engineer-out: 6 CPUs{gpu}, 1440 min" in said
+    assert {"--cpus-per-task=6", "--ntasks-per-node=1"} <= options(said)
+    assert ("--gres=gpu:1" in options(said)) == bool(gpu)
     assert not (tmp_path / "out").exists()
 
 
@@ -368,6 +371,7 @@ def test_pretraining_asks_for_one_gpu_and_its_cpus(tmp_path, slurm, capsys):
         ("chemists", DATA, [], "known: chemist, engineer"),
         ("chemist", DATA, ["widths=3"], "unknown key 'widths'"),
         ("chemist", ROOT, [], "make one with `promof prep`"),
+        ("chemist", DATA, ["device=cuda"], "the site profile asks for no GPUs"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_submitted(tmp_path, slurm, site, policy, data, overrides, words):
@@ -377,8 +381,9 @@ def test_mistakes_are_found_before_anything_is_submitted(tmp_path, slurm, site, 
 
 
 @pytest.mark.parametrize("name", [name for name in known_sites() if load_site(name).scheduler == "slurm"])
-def test_a_profile_seen_by_one_process_is_a_profile(tmp_path, name):
-    site = one_gpu(load_site(name))
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_profile_seen_by_one_process_is_a_profile(tmp_path, name, device):
+    site = for_one(load_site(name), device)
     path = tmp_path / "site.yaml"
     path.write_text(dump_config(site))
     assert load_site(str(path)) == site

@@ -89,7 +89,7 @@ class Place:
 def submit_pretrain(
     policy: str, data: Sequence[Path], out: Path, overrides: Sequence[str], site: str, dry_run: bool = False
 ) -> int:
-    """Submit the training of a policy, with one GPU or the CPUs of a training process; returns the exit code.
+    """Submit the training of a policy on one GPU (`device=cuda`), or on the CPUs that go with one; the exit code.
 
     Args:
         data, overrides: as of `hpc.pretraining.pretrain_policy`.
@@ -101,8 +101,11 @@ def submit_pretrain(
     from hpc.pretraining import differing_keys, is_trained, training_settings
 
     place = Place.of(out, site, dry_run)
-    place = replace(place, site=one_gpu(place.site))
-    if differing := differing_keys(training_settings(policy, overrides), policy, place.folder):
+    settings = training_settings(policy, overrides)
+    if settings.device == "cuda" and not place.site.gpus_per_node:
+        raise UsageError("device is cuda, but the site profile asks for no GPUs; set its gpus_per_node, or device=cpu.")
+    place = replace(place, site=for_one(place.site, settings.device))
+    if differing := differing_keys(settings, policy, place.folder):
         raise UsageError(f"{out} holds a training with another {', '.join(differing)}; choose another --out.")
     for folder in data:
         if "vocabulary.json" not in list_names(folder):
@@ -175,10 +178,12 @@ def describe_folder(folder: Path) -> list[str]:
     return [*lines, *(view.describe() for view in views)]
 
 
-def one_gpu(site: Site) -> Site:
-    """The site as a job of one process sees it: a node with one GPU and its CPUs, where there are GPUs."""
+def for_one(site: Site, device: str) -> Site:
+    """The site as a job of one process on `device` sees it: a node with one GPU and its CPUs, or without a GPU."""
     evaluate = site.evaluate.model_copy(update={"tasks_per_node": None})
-    return site.model_copy(update={"gpus_per_node": min(1, site.gpus_per_node), "evaluate": evaluate})
+    cpus = site.cpus_per_task or (site.cpus_per_gpu if site.gpus_per_node else None)
+    gpus = 1 if device == "cuda" else 0
+    return site.model_copy(update={"gpus_per_node": gpus, "cpus_per_task": cpus, "evaluate": evaluate})
 
 
 def alive_jobs(run: RunDir) -> list[JobView]:
