@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.synthetic import SyntheticSettings, exchanged, synthesise
+from data_prep.pairing import exchanged
+from data_prep.synthetic import SyntheticSettings, synthesise
 from hpc.cli import app
 from promof_hpc.assembly.components import crystal_components, matched_components
 from promof_hpc.assembly.gate import expect, gate
