@@ -80,7 +80,7 @@ def test_a_preemption_a_minute_leaves_ninety_percent_of_what_it_can(cluster, tmp
     user.promof("stop", run.path)
     for job in jobs:
         cluster.wait_for(int(job), State.CANCELLED, State.COMPLETED, State.GONE, seconds=120)
-    events = read_events(run)
+    events = list(read_events(run))
     found = goodput(events)
     print("\n" + user.promof("status", run.path))
     possible = {TRAIN: _young(events), EVALUATE: _without_half_a_batch(events)}

@@ -122,7 +122,7 @@ class Lost:
 
 def lost_work(run: RunDir) -> Lost:
     """By the run's own record."""
-    events = read_events(run)
+    events = list(read_events(run))
     learned = [e for e in events if e["event"] == "phase" and e["phase"] == Phase.LEARN]
     again = sum(count - 1 for count in Counter(e["round"] for e in learned).values())
     kept = sorted(float(e["time_s"]) for e in events if e["event"] == "checkpoint")
