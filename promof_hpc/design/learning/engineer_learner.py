@@ -12,9 +12,11 @@ from promof_hpc.assembly.stack import Stack
 from promof_hpc.config import LearningSettings
 from promof_hpc.design.learning.objective import at_reference_dof, clipped_surrogate, masked_mean
 from promof_hpc.design.learning.signals import Signals
-from promof_hpc.design.learning.team import Rows, Team, own_rows
+from promof_hpc.design.learning.team import Team, own_rows
 from promof_hpc.policy import sde
-from promof_hpc.policy.engineer import Engineer, Prepared
+from promof_hpc.policy.engineer import Engineer
+from promof_hpc.policy.features import Inputs
+from promof_hpc.policy.state import Increments
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,19 @@ class Lesson:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of a lesson: what they count in it, [b, S, 4], and what all rows count, [S]."""
+    """Some rows of a lesson, with what stays the same however often they are learned from.
+
+    Attributes:
+        counted: what they count in the lesson, [b, S, 4]; `total` what all rows count, [S].
+        inputs: of the networks.
+        reference: means of the frozen engineer at every noisy step.
+    """
 
     lesson: Lesson
     counted: Tensor
     total: Tensor
-
-    @classmethod
-    def of(cls, lesson: Lesson, rows: Rows) -> _Part:
-        index, counted = rows.index, lesson.counted
-        some = Lesson(lesson.fixed.take(index), lesson.rollout.take(index), lesson.advantages[index])
-        return cls(
-            some, counted[index] & torch.tensor(rows.counted, device=counted.device)[:, None, None], counted.sum((0, 2))
-        )
+    inputs: Inputs
+    reference: dict[int, Increments]
 
 
 class EngineerLearner:
@@ -65,34 +67,40 @@ class EngineerLearner:
     def learn(self, groups: Sequence[Lesson]) -> dict[str, float]:
         """One optimiser step for each group, `epochs` times over; returns learning signals."""
         signals = Signals("engineer")
+        lessons = [self._parts(lesson) for lesson in groups if lesson.rollout.noisy_steps]
         for _ in range(self._settings.epochs):
-            for lesson in groups:
-                if lesson.rollout.noisy_steps:
-                    signals.stepped(self.engine.step(self._losses(lesson, signals)))
+            for parts in lessons:
+                signals.stepped(self.engine.step(self._losses(parts, signals)))
         return signals.summary(self._team)
 
-    def _losses(self, lesson: Lesson, signals: Signals) -> Iterator[Tensor]:
-        """Every assembly, noisy step and modality counts alike; a graph a step, so that memory does not grow."""
-        steps = lesson.rollout.noisy_steps
+    @torch.no_grad()
+    def _parts(self, lesson: Lesson) -> list[_Part]:
+        """The share of this process, in pieces."""
+        counted, parts = lesson.counted, []
         for rows in own_rows(len(lesson.rollout), self._team, self._settings.rows_at_once):
-            part = _Part.of(lesson, rows)
-            fixed = part.lesson.fixed
+            index, real = rows.index, torch.tensor(rows.counted, device=counted.device)
+            fixed, flight = lesson.fixed.take(index), lesson.rollout.take(index)
             inputs = self.network.inputs(fixed)
-            with torch.no_grad():
-                before = self.reference.prepare(fixed, inputs=inputs)
-            for step in steps:
-                prepared = self.network.prepare(fixed, inputs=inputs)
-                yield self._loss(part, step, prepared, before, signals, 1.0 / len(steps))
+            before = self.reference.prepare(fixed, inputs=inputs)
+            reference = {
+                step: sde.replay(self.reference, fixed, flight, step, before)[1] for step in lesson.rollout.noisy_steps
+            }
+            some = Lesson(fixed, flight, lesson.advantages[index])
+            parts.append(_Part(some, counted[index] & real[:, None, None], counted.sum((0, 2)), inputs, reference))
+        return parts
 
-    def _loss(
-        self, part: _Part, step: int, prepared: Prepared, before: Prepared, signals: Signals, weight: float
-    ) -> Tensor:
+    def _losses(self, parts: Sequence[_Part], signals: Signals) -> Iterator[Tensor]:
+        """Every assembly, noisy step and modality counts alike; a graph a step, so that memory does not grow."""
+        for part in parts:
+            for step in part.reference:
+                yield self._loss(part, step, signals, 1.0 / len(part.reference))
+
+    def _loss(self, part: _Part, step: int, signals: Signals, weight: float) -> Tensor:
         """Surrogate and divergence of one step, weighted."""
         settings, flight, fixed = self._settings, part.lesson.rollout, part.lesson.fixed
-        counted, total = part.counted[:, step], part.total[step]
+        counted, total, reference = part.counted[:, step], part.total[step], part.reference[step]
+        prepared = self.network.prepare(fixed, inputs=part.inputs)
         log_prob, means = sde.replay(self.network, fixed, flight, step, prepared)
-        with torch.no_grad():
-            _, reference = sde.replay(self.reference, fixed, flight, step, before)
         log_ratio = at_reference_dof(log_prob - flight.log_prob[:, step], flight.dof, settings.reference_dof)
         surrogate = clipped_surrogate(log_ratio, part.lesson.advantages[:, None], settings.clip, counted, total)
         divergence = sde.step_kl(means, reference, flight, step)
