@@ -127,7 +127,7 @@ def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
         replace_text(run.site, dump_config(site))
         return resume_jobs(run)
     wanted = wanted_jobs(run, config, site, kind_of(run))
-    print(plan_text(run, config, site, wanted, texts=False))
+    print(plan_text(run, config, site, wanted), end="\n\n")
     for job in submit(run, site, wanted, chain):
         print(f"Submitted {job.name} as job {job.job}.")
     print(f"Follow it with `promof status {run.path} --watch`; nothing here needs to stay open.")

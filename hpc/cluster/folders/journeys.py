@@ -212,7 +212,7 @@ def _submit_chunks(place: Place, whole: Chunked, division: Division, parts: int)
         return _tell(place.folder, alive, [])
     if place.dry_run:
         return _show(place, [*tasks, last])
-    print("\n".join(_lines([*tasks, last], site)))
+    print(_plan(place, [*tasks, last]))
     check_rate(jobs, site, len(arrays) + 1)
     make_place(jobs, site)
     file, code = write_division(jobs, division), take_snapshot(jobs)
@@ -224,7 +224,7 @@ def _submit_chunks(place: Place, whole: Chunked, division: Division, parts: int)
 
 def _hand_over(place: Place, left: Sequence[Wanted], alive: Sequence[JobView]) -> int:
     if left:
-        print("\n".join(_lines(left, place.site)))
+        print(_plan(place, left))
     return _tell(place.folder, alive, submit(place.jobs, place.site, left) if left else [])
 
 
@@ -238,14 +238,16 @@ def _tell(path: Path, alive: Sequence[JobView], done: Sequence[Submitted]) -> in
 
 
 def _show(place: Place, wanted: Sequence[Wanted]) -> int:
-    """Print a plan with its scripts; those of several arrays differ only in their number of tasks."""
-    print("\n".join(_lines(wanted, place.site)))
+    print(f"{_plan(place, wanted)}\n{NOTHING_WAS_SUBMITTED}")
+    return DONE
+
+
+def _plan(place: Place, wanted: Sequence[Wanted]) -> str:
+    """What the jobs ask for, and their scripts; those of several arrays differ only in their number of tasks."""
     site = with_code(place.site, snapshot_place(place.jobs))
     scripts = {bool(one.request.array): one for one in reversed(wanted)}
-    for one in reversed(scripts.values()):
-        print(f"\n--- {one.request.name} ---\n{one.script(site)}")
-    print(f"\n{NOTHING_WAS_SUBMITTED}")
-    return DONE
+    texts = [f"\n--- {one.request.name} ---\n{one.script(site)}" for one in reversed(scripts.values())]
+    return "\n".join([*_lines(wanted, place.site), *texts])
 
 
 def _lines(wanted: Sequence[Wanted], site: Site) -> list[str]:
