@@ -42,7 +42,7 @@ class Probe:
 
     Attributes:
         name: of the line where the child has nothing to say of its own.
-        words: for `doctor_probes`.
+        words: for `doctor.probes`.
         remedy: where it hangs or dies.
         death: what its death means: False a failure, None nothing for certain.
     """
