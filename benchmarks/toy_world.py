@@ -82,6 +82,8 @@ DESIGN = {
 }
 STRATEGIES = [
     {"name": "promof", "label": "promof Pass@3"},
+    {"name": "promof", "label": "promof Pass@3, best of 3 sets", "set": {"learning": {"k_sets": 3}}},
+    {"name": "promof", "label": "promof Pass@3, best of 6 sets", "set": {"learning": {"k_sets": 6}}},
     {"name": "promof", "label": "promof Pass@1", "set": {"learning": {"k": 1, "credit": "mean"}}},
     {"name": "sample"},
     {"name": "genetic"},

@@ -120,7 +120,8 @@ class LearningSettings(Section):
     k_final: Annotated[int | None, Optional_] = Field(None, ge=1)
     """k at the end of the budget, reached in even steps; none keeps k."""
     k_sets: int = Field(1, ge=1)
-    """k of the best of k among the component sets of a target; 1 compares them by plain GRPO (the paper's form)."""
+    """k of the best of k among the component sets of a target, which keeps them diverse (6 of 16 does, see
+    docs/results/toy-world.md); 1 compares them by plain GRPO, the paper's form."""
     credit: Literal["max", "mean", "max_at_k"] = "max"
     """What a component set earns from its assemblies: the best, their mean, or the unbiased best of k."""
     clip: float = Field(0.2, gt=0)
