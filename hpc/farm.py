@@ -17,12 +17,15 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.exit_codes import CANNOT_GO_ON
+from hpc.kinds import config_of
+from hpc.meeting import deadline
 from hpc.preemption import Asked, Requests
 from hpc.worker import Dropped, Worker
 from promof_hpc.config import FarmSettings
@@ -233,18 +236,29 @@ class Heart:
             raise Dropped
 
 
-def serve(run: RunDir, requests: Requests, resident_s: float = 0.0) -> tuple[int, Asked]:
+def serve(
+    run: RunDir, requests: Requests, resident_s: float = 0.0, missed: Callable[[], None] | None = None
+) -> tuple[int, Asked]:
     """Be one rank of the farm until all leave together.
+
+    Args:
+        missed: called where the ranks do not find each other, before this one is killed; by default the run's events
+            say so.
 
     Returns:
         exit code, and what was asked of any of the ranks.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    limit_s = config_of(run).farm.meeting_s
+    why = f"the MPI ranks did not find each other within {limit_s:g} s (farm.meeting_s); see {run.logs}"
     try:
         import mpi4py
 
         mpi4py.rc.thread_level = "multiple"
-        from mpi4py import MPI
+        with deadline(limit_s, missed or (lambda: _note_failure(run, why))):
+            from mpi4py import MPI
+
+            MPI.COMM_WORLD.Barrier()
     except (ImportError, RuntimeError) as error:
         return _cannot_start(run, f"MPI cannot be loaded ({error}): {MPI_REMEDY}")
     wanted = int(os.environ.get("PROMOF_RANKS", MPI.COMM_WORLD.size))
@@ -283,8 +297,12 @@ def serve(run: RunDir, requests: Requests, resident_s: float = 0.0) -> tuple[int
 def _cannot_start(run: RunDir, why: str) -> tuple[int, Asked]:
     """Tell the launcher why no rank can work, by the run's events and the exit code."""
     log.error("%s", why)
-    EventLog(run, f"{Owner.here().job}-start").write("failed", why=why)
+    _note_failure(run, why)
     return CANNOT_GO_ON, Asked.NOTHING
+
+
+def _note_failure(run: RunDir, why: str) -> None:
+    EventLog(run, f"{Owner.here().job}-start").write("failed", why=why)
 
 
 def _serve(dealer: Dealer) -> None:
@@ -326,10 +344,12 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, h
         _ask(comm, Tag.DONE, (batch, worker.tripwire(rows)))
 
 
-def run_rank(run: RunDir, requests: Requests, resident_s: float) -> tuple[int, Asked]:
+def run_rank(
+    run: RunDir, requests: Requests, resident_s: float, missed: Callable[[], None] | None = None
+) -> tuple[int, Asked]:
     """`serve`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
     try:
-        return serve(run, requests, resident_s)
+        return serve(run, requests, resident_s, missed)
     except Exception:
         log.exception("this rank failed")
         from mpi4py import MPI

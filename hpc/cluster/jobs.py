@@ -33,6 +33,7 @@ log = logging.getLogger("promof.job")
 SPARE_S = 60.0
 RESIDENT_S = 1800.0  # without work, after which the ranks leave: their allocation costs
 REQUEUE_TRIES, REQUEUE_WAIT_S = 3, 5.0
+OTHERS_WAIT_S, MOST_MISSED = 60.0, 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Evaluate:
             code, asked = launch_ranks(job.run, job.requests, RESIDENT_S)
         else:
             os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
-            code, asked = run_rank(job.run, job.requests, RESIDENT_S)
+            code, asked = run_rank(job.run, job.requests, RESIDENT_S, job.missed)
         if code:
             raise PromofError(f"No rank can evaluate; the events of {job.run.path} say why (`promof status`).")
         job.leave(asked)
@@ -214,6 +215,18 @@ class Job:
             # Who ends by himself after TERM counts as completed, and is not requeued after a preemption.
             time.sleep(self.site.grace_s + self.site.kill_wait_s + SPARE_S)
         raise SystemExit(0)  # for which submitit writes no result
+
+    def missed(self) -> None:
+        """What is done where the processes of this job do not find each other: queue it again, some times.
+
+        A step beside another ends alone, and the job's script starts it again.
+        """
+        if self.rank > 0:
+            time.sleep(OTHERS_WAIT_S)  # the death of one ends them all
+            return
+        self.note("missed")
+        if os.environ.get("SLURM_STEP_ID") == "0" and self._restart < MOST_MISSED and not self.is_done():
+            self._requeue()
 
     def _requeue(self) -> None:
         """Once for every start of the job, however many signals came."""

@@ -19,6 +19,7 @@ from promof_hpc.store.shard import list_names
 
 TROUBLE = {
     "requeue_failed": "it could not requeue itself ({}): `promof resume` submits what is missing",
+    "missed": "its processes did not find each other (farm.meeting_s){}",
     "chain_ends": "it did not go on where the job before it ended, because {}",
 }
 
@@ -102,7 +103,7 @@ def _view(submitted: Submitted, events: Sequence[dict[str, object]], seen: Seen)
     last = began[-1] if began else None
     since = [e for e in events if last is None or e["restart"] == last["restart"]]
     left = [str(e["asked"]) for e in since if e["event"] == "job_leaves"]
-    trouble = [TROUBLE[str(e["event"])].format(e["why"]) for e in since if e["event"] in TROUBLE]
+    trouble = [TROUBLE[str(e["event"])].format(e.get("why", "")) for e in since if e["event"] in TROUBLE]
     began_s = float(str(last["time_s"])) if last else None
     restarts = int(str(last["restart"])) if last else 0
     return JobView(submitted, began_s, left[-1] if left else "", restarts, trouble[-1] if trouble else "", seen)

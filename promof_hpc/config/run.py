@@ -39,6 +39,8 @@ class FarmSettings(Section):
     """A rank that has not taken a step for so long is ended, and its batch becomes a suspect."""
     drain_s: float = Field(30.0, ge=0)
     """After a stop signal ranks finish the batch in hand if it takes no longer than this, else drop it uncharged."""
+    meeting_s: float = Field(300.0, gt=0)
+    """Ranks that have not found each other after this are ended; on a cluster their job is queued again."""
     claim_expiry_s: float = Field(300.0, gt=0)
     """A claim by another job that was not renewed for so long is void."""
 

@@ -42,7 +42,7 @@ def small_campaign(folder: Path, **changes: object) -> Path:
             "potential": {"name": "lennard-jones"},
             "relax": {"max_steps": 5},
         },
-        "farm": {"ranks": 4, "batch_structures": 2},
+        "farm": {"ranks": 4, "batch_structures": 2, "meeting_s": 60},
         "training": {"tasks": 2},
         **changes,
     }
