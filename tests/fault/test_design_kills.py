@@ -123,6 +123,7 @@ def test_a_second_trainer_is_turned_away(tmp_path):
     run = RunDir(tmp_path / "run")
     first = _design(run)
     wait_for(lambda: _committed(run) > 0, 120, "the first result")
+    first.send_signal(signal.SIGSTOP)  # or it has ended before the others have started
     for second in (_resume(run), _design(run)):
         assert "is being led by" in _ends(second, 1)
     kill_everything(run, first)
