@@ -26,7 +26,11 @@ MINUTES, EVERY_S = 10, 60
 def test_ten_thousand_evaluations_through_twenty_preemptions_are_ten_thousand(cluster, tmp_path):
     rounds = {"targets": 2, "sets": 4, "assemblies": 16, "lookahead": 1, "proposals_per_evaluation": 100}
     config = small_campaign(
-        tmp_path, budget=WHOLE_BUDGET, rounds=rounds, learning={"k": 3}, farm={"ranks": 4, "batch_structures": 16, "meeting_s": 60}
+        tmp_path,
+        budget=WHOLE_BUDGET,
+        rounds=rounds,
+        learning={"k": 3},
+        farm={"ranks": 4, "batch_structures": 16, "meeting_s": 60},
     )
     user, run, chance = User(cluster, tmp_path), RunDir(tmp_path / "run"), random.Random(10_000)
     jobs = user.submit(config, run)
