@@ -73,6 +73,7 @@ def _drawn(count=8):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(3600)
 def test_known_and_drawn_mofs_relax_as_with_ase(potential, calculator):
     named = {e.name: e for e in scan("demo").entries}
     chosen = [(n, named[n].read()) for n in ("MOF-5_EDUSIF_clean", "HKUST-1_FIQCEN_clean")]
