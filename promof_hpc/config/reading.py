@@ -55,7 +55,7 @@ def commented(model: type[BaseModel], indent: int = 0) -> str:
     pad, out = "  " * indent, []
     for name, info in model.model_fields.items():
         if info.description:
-            out.append(f"{pad}# {info.description}")
+            out += [f"{pad}# {line.strip()}" for line in info.description.splitlines()]
         default = info.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             out += [f"{pad}# {type(default).__doc__}", f"{pad}{name}:", commented(type(default), indent + 1)]
