@@ -50,5 +50,14 @@ class Requests:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Slurm sends it before TERM, and submitit logs it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, list(self._meaning))
 
+    def heed(self) -> None:
+        """Stop here if somebody has asked for it.
+
+        Raises:
+            Interrupted: with what was asked.
+        """
+        if self.asked is not Asked.NOTHING:
+            raise Interrupted(self.asked)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = max(self.asked, self._meaning[signal.Signals(number)])

@@ -13,6 +13,7 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from hpc.devices import own_device
 from hpc.kinds import config_of
 from promof_hpc.config import EvaluationSettings, FarmSettings, RunConfig
 from promof_hpc.errors import PromofError
@@ -113,14 +114,7 @@ def device_of(settings: EvaluationSettings, local_rank: int) -> str:
     Raises:
         PromofError: a GPU is asked for and there is none.
     """
-    if settings.potential.device != "cuda":
-        return settings.potential.device
-    import torch
-
-    count = torch.cuda.device_count()
-    if not count:
-        raise PromofError("evaluation.potential.device is cuda, but torch sees no GPU here; set it to cpu.")
-    return f"cuda:{local_rank % count}"
+    return own_device(settings.potential.device, "evaluation.potential.device", local_rank)
 
 
 def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = "cpu") -> Potential:

@@ -108,12 +108,9 @@ class Ingest:
         from hpc.worker import load_run_potential
         from promof_hpc.screen.ingest import ingest
 
-        def heed(done: int, total: int) -> None:
-            if job.requests.asked is not Asked.NOTHING:
-                raise Interrupted(job.requests.asked)
-
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
-        ingest(job.run, config, load_run_potential(job.run, config.evaluation), heed, workers=cores)
+        potential = load_run_potential(job.run, config.evaluation)
+        ingest(job.run, config, potential, lambda done, total: job.requests.heed(), workers=cores)
 
 
 @dataclass(frozen=True)

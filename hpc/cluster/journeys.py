@@ -35,7 +35,7 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
     if dry_run:
         return _show(config, path, site, "design", lambda: check_design(config))
     run, _ = begin_design(path, config)
-    return _hand_over(run, config, site, chain)
+    return _hand_over(run, site, chain)
 
 
 def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: bool, chain: int = 0) -> int:
@@ -46,7 +46,7 @@ def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: boo
     site = load_site(site_name)
     if dry_run:
         return _show(config, path, site, "screen", lambda: check_library(config.library))
-    return _hand_over(begin_run(path, config), config, site, chain)
+    return _hand_over(begin_run(path, config), site, chain)
 
 
 def submit_reference(
@@ -69,11 +69,11 @@ def submit_reference(
     """
     from hpc.reference import begin_reference, reference_config
 
-    site, run = load_site(site_name), RunDir(path.absolute())
-    settings = reference_config(run, library, ranks, config, overrides)
+    site = load_site(site_name)
     if dry_run:
+        settings = reference_config(RunDir(path.absolute()), library, ranks, config, overrides)
         return _show(settings, path, site, "reference", lambda: None)
-    return _hand_over(begin_reference(library, path, *choice, ranks, config, overrides, readers=1), settings, site, 0)
+    return _hand_over(begin_reference(library, path, *choice, ranks, config, overrides, readers=1), site)
 
 
 def plan_run(path: Path, site_name: str) -> None:
@@ -118,7 +118,7 @@ def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[
     return DONE
 
 
-def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
+def _hand_over(run: RunDir, site: Site, chain: int = 0) -> int:
     check_run_path(run.path)
     if is_done(run):
         print(f"{run.path} is done; nothing was submitted.")
@@ -126,6 +126,7 @@ def _hand_over(run: RunDir, config: RunConfig, site: Site, chain: int) -> int:
     if submissions(run):  # a second submission must not double what waits or works
         replace_text(run.site, dump_config(site))
         return resume_jobs(run)
+    config = config_of(run)
     wanted = wanted_jobs(run, config, site, kind_of(run))
     print(plan_text(run, config, site, wanted), end="\n\n")
     for job in submit(run, site, wanted, chain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,10 @@ def wanted_jobs(run: RunDir, config: RunConfig, site: Site, kind: str) -> list[W
     Raises:
         UsageError: the site does not give what the run's configuration asks for.
     """
-    _require_gpus(config, site)
+    devices = {"evaluation.potential.device": config.evaluation.potential.device}
+    if isinstance(config, DesignConfig):
+        devices["training.device"] = config.training.device
+    require_gpus(devices, site)
     ranks = spread(usual_request(Role.EVALUATE, run.path, site), config.farm.ranks, "farm.ranks")
     evaluate = Wanted(Evaluate(str(run.path)), ranks)
     if isinstance(config, DesignConfig):
@@ -120,10 +123,12 @@ def spread(request: Request, tasks: int, key: str) -> Request:
     return replace(request, nodes=tasks // each, tasks_per_node=each)
 
 
-def _require_gpus(config: RunConfig, site: Site) -> None:
-    devices = {"evaluation.potential.device": config.evaluation.potential.device}
-    if isinstance(config, DesignConfig):
-        devices["training.device"] = config.training.device
+def require_gpus(devices: Mapping[str, str], site: Site) -> None:
+    """Look whether the jobs of a site have the devices that a configuration names, by key.
+
+    Raises:
+        UsageError: a GPU is asked for and the profile asks for none.
+    """
     for key, device in devices.items():
         if device.startswith("cuda") and site.scheduler == "slurm" and not site.gpus_per_node:
             raise UsageError(

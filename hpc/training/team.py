@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from hpc.devices import own_device
 from hpc.preemption import Asked, Interrupted
 from hpc.training.world import World
 from promof_hpc.config import TrainingSettings
@@ -159,10 +160,7 @@ def training_device(settings: TrainingSettings, local_rank: int = 0) -> str:
     Raises:
         PromofError: a GPU is asked for and there is none.
     """
-    if settings.device != "cuda":
-        return settings.device
-    count = torch.cuda.device_count()
-    if not count:
-        raise PromofError("training.device is cuda, but torch sees no GPU here; set it to cpu.")
-    torch.cuda.set_device(local_rank % count)
-    return f"cuda:{local_rank % count}"
+    device = own_device(settings.device, "training.device", local_rank)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    return device

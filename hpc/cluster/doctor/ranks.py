@@ -1,7 +1,7 @@
 """What only the tasks of a job can tell: `srun ... python -m hpc.cluster.doctor.ranks FOLDER [--trainers]`.
 
 As MPI ranks, started like evaluators: do they form one world, who has which GPU, how late does a node see another's
-file, do clocks, hard links and locks agree between nodes. With --trainers see `doctor_trainers`. The first task prints
+file, do clocks, hard links and locks agree between nodes. With --trainers see `doctor.trainers`. The first task prints
 the lines. FOLDER is a run, or any folder on its disk.
 """
 

@@ -1,1 +1,1 @@
-"""Jobs that make folders of files: preparing data, pretraining, reference sets; many of them as job arrays."""
+"""Jobs that make folders of files: preparing data and pretraining; many of them as job arrays."""

@@ -108,8 +108,7 @@ class FolderJob(Job):
 
         def report(step: str, done: int, total: int) -> None:
             tell(step, done, total)
-            if self.requests.asked is not Asked.NOTHING:
-                raise Interrupted(self.requests.asked)
+            self.requests.heed()
 
         return report
 

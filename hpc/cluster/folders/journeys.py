@@ -39,7 +39,7 @@ from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place, take_snapshot
 from hpc.cluster.submission import Submitted, check_rate, make_place, submit, with_code
-from hpc.cluster.wanted import Wanted, outstanding
+from hpc.cluster.wanted import Wanted, outstanding, require_gpus
 from hpc.exit_codes import DONE
 from promof_hpc.config import load_config
 from promof_hpc.errors import UsageError
@@ -102,8 +102,7 @@ def submit_pretrain(
 
     place = Place.of(out, site, dry_run)
     settings = training_settings(policy, overrides)
-    if settings.device == "cuda" and not place.site.gpus_per_node:
-        raise UsageError("device is cuda, but the site profile asks for no GPUs; set its gpus_per_node, or device=cpu.")
+    require_gpus({"device": settings.device}, place.site)
     place = replace(place, site=for_one(place.site, settings.device))
     if differing := differing_keys(settings, policy, place.folder):
         raise UsageError(f"{out} holds a training with another {', '.join(differing)}; choose another --out.")
