@@ -21,8 +21,8 @@ import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor, nn
 
-from promof_hpc.design.learning.engine import on_host
 from promof_hpc.errors import PromofError
+from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.store.checkpoint import Write
 
 log = logging.getLogger("promof.training")
@@ -37,10 +37,12 @@ class HostCopies(TorchCheckpointEngine):
     def __init__(self) -> None:
         super().__init__()
         self._copies: dict[str, Any] = {}
+        self._buffers: dict[str, HostBuffers] = {}  # by file name, which every state has anew
 
     def save(self, state_dict: Any, path: str) -> None:
         """Copy what would be written."""
-        self._copies[path] = on_host(state_dict)
+        buffers = self._buffers.setdefault(path.rpartition("/")[2], HostBuffers())
+        self._copies[path] = buffers.copy(state_dict)
 
     def taken(self) -> Write:
         """What writes the copies; there are none here afterwards."""

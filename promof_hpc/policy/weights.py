@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from promof_hpc.chem.sequence import Vocabulary
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.policy.chemist import Chemist, ChemistSettings
 from promof_hpc.policy.conditions import Conditions
+from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.store.shard import replace, replace_text
 
 if TYPE_CHECKING:
@@ -101,27 +102,27 @@ def load_engineer(folder: str | Path = SHIPPED) -> LoadedEngineer:
 
 def save_chemist(folder: Path, network: Chemist, vocabulary: Vocabulary, conditions: Conditions) -> str:
     """Write a chemist into a folder, replacing one that is there; returns the SHA-256 of its weights."""
-    return copy_chemist(network, vocabulary, conditions).save(folder)
+    return copy_chemist(network, vocabulary, conditions, HostBuffers()).save(folder)
 
 
 def save_engineer(folder: Path, network: Engineer) -> str:
     """Write an engineer into a folder, replacing one that is there; returns the SHA-256 of its weights."""
-    return copy_engineer(network).save(folder)
+    return copy_engineer(network, HostBuffers()).save(folder)
 
 
-def copy_chemist(network: Chemist, vocabulary: Vocabulary, conditions: Conditions) -> Copy:
-    """Copy a chemist to host memory; see `Copy`."""
+def copy_chemist(network: Chemist, vocabulary: Vocabulary, conditions: Conditions, buffers: HostBuffers) -> Copy:
+    """Copy a chemist to `buffers`, over what was copied there before; see `Copy`."""
     meaning = {
         "settings": asdict(network.settings),
         "vocabulary": list(vocabulary.tokens),
         "conditions": asdict(conditions),
     }
-    return Copy("chemist", _on_host(network), meaning)
+    return Copy("chemist", buffers.copy(network.state_dict()), meaning)
 
 
-def copy_engineer(network: Engineer) -> Copy:
-    """Copy an engineer to host memory; see `Copy`."""
-    return Copy("engineer", _on_host(network), {"settings": asdict(network.settings)})
+def copy_engineer(network: Engineer, buffers: HostBuffers) -> Copy:
+    """Copy an engineer to `buffers`, over what was copied there before; see `Copy`."""
+    return Copy("engineer", buffers.copy(network.state_dict()), {"settings": asdict(network.settings)})
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,6 @@ class Copy:
         text = {"format": FORMAT, "policy": self.policy, "sha256": sha256, **self.meaning}
         replace_text(folder / f"{self.policy}.json", json.dumps(text, indent=1) + "\n")
         return sha256
-
-
-def _on_host(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in network.state_dict().items()}
 
 
 def _load(folder: Path, policy: str, make: Callable[[Mapping[str, Any]], LoadedT]) -> LoadedT:

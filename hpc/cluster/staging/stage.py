@@ -57,11 +57,11 @@ def stage(config: RunConfig, target: Path, environment: bool = False, tell: Tell
         PromofError: the folder cannot be written, another process stages into it, or a copy differs.
     """
     target = target.absolute()
-    wanted, notes = _wanted(config)
-    for one in wanted:
+    sources, notes = _sources(config)
+    for one in sources:
         _check_apart(one, target)
     with _alone(target):
-        items = [_copy(one, target, tell) for one in wanted]
+        items = [_copy(one, target, tell) for one in sources]
         if environment:
             items.append(_pack(target, tell))
         staged = Staged(target, tuple(items), tuple(notes))
@@ -74,21 +74,21 @@ def stage(config: RunConfig, target: Path, environment: bool = False, tell: Tell
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file, or a folder with some of its files."""
+class Source:
+    """A file, or some files of a folder, that a configuration names."""
 
     key: str
     kind: str
-    source: Path
+    path: Path
     names: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
         """The folder that the names are in."""
-        return self.source if self.source.is_dir() else self.source.parent
+        return self.path if self.path.is_dir() else self.path.parent
 
 
-def _wanted(config: RunConfig) -> tuple[list[Wanted], list[str]]:
+def _sources(config: RunConfig) -> tuple[list[Source], list[str]]:
     """What has to be copied, and notes on what has not."""
     found, notes = [], []
     potential = config.evaluation.potential
@@ -119,15 +119,15 @@ def _wanted(config: RunConfig) -> tuple[list[Wanted], list[str]]:
     return found, notes
 
 
-def _one(key: str, kind: str, path: Path) -> Wanted:
+def _one(key: str, kind: str, path: Path) -> Source:
     with _reading(path):
         there = path.is_file()
     if not there:
         raise UsageError(f"{key} is {path}, where no file is; correct it in the configuration or with --set.")
-    return Wanted(key, kind, path.absolute(), (path.name,))
+    return Source(key, kind, path.absolute(), (path.name,))
 
 
-def _many(key: str, kind: str, folder: Path) -> Wanted:
+def _many(key: str, kind: str, folder: Path) -> Source:
     with _reading(folder):
         if not folder.is_dir():
             raise UsageError(f"{key} is {folder}, which is no folder; correct it in the configuration or with --set.")
@@ -138,7 +138,7 @@ def _many(key: str, kind: str, folder: Path) -> Wanted:
         raise UsageError(
             f"{key} is {folder}, which has no files for it; correct it in the configuration or with --set."
         )
-    return Wanted(key, kind, folder.absolute(), names)
+    return Source(key, kind, folder.absolute(), names)
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -151,28 +151,28 @@ def _visible(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in names if not name.startswith(".") and not name.endswith(".tmp"))
 
 
-def _check_apart(wanted: Wanted, target: Path) -> None:
-    if len(wanted.names) > 1 and target.resolve().is_relative_to(wanted.source.resolve()):
+def _check_apart(source: Source, target: Path) -> None:
+    if len(source.names) > 1 and target.resolve().is_relative_to(source.path.resolve()):
         raise UsageError(
-            f"--to {target} lies in {wanted.source}, which is to be copied ({wanted.key}); choose a folder outside."
+            f"--to {target} lies in {source.path}, which is to be copied ({source.key}); choose a folder outside."
         )
 
 
 # copying
 
 
-def _copy(wanted: Wanted, target: Path, tell: Tell) -> Item:
-    with _reading(wanted.source):
-        content = {name: File.of(wanted.folder / name) for name in wanted.names}
-    own = f"{wanted.kind}-{digest_of(content)[:DIGITS]}"
+def _copy(source: Source, target: Path, tell: Tell) -> Item:
+    with _reading(source.path):
+        content = {name: File.of(source.folder / name) for name in source.names}
+    own = f"{source.kind}-{digest_of(content)[:DIGITS]}"
     with _writing(target / own):
         for folder in {(target / own / name).parent for name in content}:
             remove_left(folder)
-        copied = [name for name, file in content.items() if put(wanted.folder / name, target / own / name, file)]
+        copied = [name for name, file in content.items() if put(source.folder / name, target / own / name, file)]
     size = sum(file.bytes for file in content.values())
-    tell(f"{wanted.key}: {len(copied)} of {len(content)} files copied to {target / own} ({size / 1e6:.1f} MB in all)")
-    path = own if wanted.source.is_dir() else f"{own}/{wanted.source.name}"
-    return Item(wanted.key, str(wanted.source), path, {f"{own}/{name}": file for name, file in content.items()})
+    tell(f"{source.key}: {len(copied)} of {len(content)} files copied to {target / own} ({size / 1e6:.1f} MB in all)")
+    path = own if source.path.is_dir() else f"{own}/{source.path.name}"
+    return Item(source.key, str(source.path), path, {f"{own}/{name}": file for name, file in content.items()})
 
 
 def _pack(target: Path, tell: Tell) -> Item:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.store.checkpoint import Write
 
 
@@ -25,7 +25,10 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path) -> Write:
-        """Copy the optimiser's state to host memory; returns what writes the copy into `folder`."""
+        """Copy the optimiser's state to host memory; returns what writes the copy into `folder`.
+
+        The copy holds until the next one is made.
+        """
         ...
 
     def load(self, folder: Path) -> None:
@@ -40,6 +43,7 @@ class AdamEngine:
         """Move `network`; files are named after `name`."""
         self._name, self._network, self._gradient_norm = name, network, gradient_norm
         self._optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+        self._buffers = HostBuffers(moment for p in network.parameters() for moment in (p, p))
 
     def step(self, losses: Iterable[Tensor]) -> float:
         """See `Engine`."""
@@ -52,20 +56,9 @@ class AdamEngine:
 
     def save(self, folder: Path) -> Write:
         """See `Engine`."""
-        state = on_host(self._optimiser.state_dict())
+        state = self._buffers.copy(self._optimiser.state_dict())
         return lambda: torch.save(state, folder / f"{self._name}-adam.pt")
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
         self._optimiser.load_state_dict(torch.load(folder / f"{self._name}-adam.pt", weights_only=True))
-
-
-def on_host(state: Any) -> Any:
-    """A copy of nested dictionaries and lists in which every tensor is in host memory, apart from the original."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, Mapping):
-        return {key: on_host(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(on_host(value) for value in state)
-    return copy.deepcopy(state)

@@ -31,6 +31,7 @@ from promof_hpc.design.learning.team import ALONE, Team
 from promof_hpc.design.proposing.chain import Proposing
 from promof_hpc.design.proposing.trace import Trace
 from promof_hpc.design.strategy import Judged, Proposals, Round
+from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.policy.weights import copy_chemist, copy_engineer, load_chemist, load_engineer
 from promof_hpc.store.checkpoint import Write
 from promof_hpc.store.shard import replace_text
@@ -59,6 +60,10 @@ class Promof:
         self.chemist = ChemistLearner(policies.chemist, config.learning, self.proposing.grammar, team)
         self.engineer = EngineerLearner(policies.engineer.network, before, config.learning, team)
         self.memory: tuple[Remembered, ...] = ()
+        self._buffers = [
+            HostBuffers(network.state_dict().values() if team.rank == 0 else ())
+            for network in (policies.chemist.network, policies.engineer.network)
+        ]
 
     def propose(self, asked: Round) -> Proposals:
         """Structures for a round."""
@@ -90,8 +95,8 @@ class Promof:
             return lambda: [write() for write in optimisers]
         chemist, engineer = self.proposing.policies.chemist, self.proposing.policies.engineer
         policies = [
-            copy_chemist(chemist.network, chemist.vocabulary, chemist.conditions),
-            copy_engineer(engineer.network),
+            copy_chemist(chemist.network, chemist.vocabulary, chemist.conditions, self._buffers[0]),
+            copy_engineer(engineer.network, self._buffers[1]),
         ]
         memory = json.dumps([asdict(m) for m in self.memory])
 
