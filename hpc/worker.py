@@ -13,6 +13,7 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from hpc.cluster.staging.node import weights_near
 from hpc.devices import own_device
 from hpc.kinds import config_of
 from promof_hpc.config import EvaluationSettings, FarmSettings, RunConfig
@@ -127,7 +128,8 @@ def load_run_potential(run: RunDir, settings: EvaluationSettings, device: str = 
         PromofError: the weights are others than those of the run's beginning.
     """
     chosen = settings.potential
-    potential = chosen_potential(chosen, device)
+    near = weights_near(run, chosen.weights)
+    potential = chosen_potential(chosen.model_copy(update={"weights": near}), device)
     begun_with = run.provenance_record()["potential"]["weights_sha256"]
     if potential.weights_sha256 != begun_with:
         raise PromofError(

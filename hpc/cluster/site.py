@@ -151,7 +151,7 @@ class Site(Section):
     mean_time_between_preemptions_min: Annotated[float | None, Optional_] = Field(None, gt=0)
     """Minutes that a job runs between two preemptions on average, for the checkpoint interval; none: not known."""
     scratch: Text = None
-    """Folder on the node's own disk, which may contain shell variables, such as $TMPDIR."""
+    """Folder on the node's own disk, such as $TMPDIR, where jobs read staged weights; none: where they lie."""
     max_array: Annotated[int | None, Optional_] = Field(None, ge=1)
     """Tasks of a job array at most; none: what the controller says (MaxArraySize)."""
     max_submissions_per_hour: int = Field(30, ge=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hpc.cluster.site import SITES
 from hpc.kinds import is_done
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir
@@ -45,9 +46,12 @@ def test_a_campaign_under_uma_spends_its_budget(user, tmp_path):
     evaluation = {"stages": "read,pores,relax,energy", "potential": UMA, "relax": {"max_steps": 3}}
     config = small_campaign(tmp_path, budget=BUDGET, evaluation=evaluation)
     options, run = _staged(user, config, tmp_path), RunDir(tmp_path / "run")
-    user.promof("submit", "design", config, *options, "--site", "test-cluster", "--run", run.path)
+    site = tmp_path / "scratch.yaml"
+    site.write_text((SITES / "test-cluster.yaml").read_text() + f"\nscratch: {tmp_path}/$SLURMD_NODENAME\n")
+    user.promof("submit", "design", config, *options, "--site", site, "--run", run.path)
     ends_exactly(run, BUDGET)
     assert _judges(run) == "uma-omat"
+    assert len(list(tmp_path.glob("*/promof-*/*/potential-*/uma.pt"))) >= 2  # a copy for each node of the evaluators
 
 
 def test_a_screening_under_uma_ends(user, tmp_path):

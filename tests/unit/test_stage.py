@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc.cluster.staging.environment import Interpreter
-from hpc.cluster.staging.node import node_local
+from hpc.cluster.staging.node import node_local, weights_near
 from hpc.cluster.staging.record import _yaml, read_staged
 from hpc.cluster.staging.stage import config_to_stage, stage, stage_config
 from promof_hpc.config import DesignConfig, PotentialSettings, RunConfig, ScreenConfig, load_config
 from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.store.run_dir import RunDir
 from tests.commands import ENVIRONMENT
 from tests.processes import wait_for
 
@@ -190,7 +191,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(sources, small_disk, tmp_pa
     assert contents(small_disk) == {}
     staged = stage(campaign(sources), tmp_path / "shared")
     with pytest.raises(PromofError, match=r"has 0.00 GB free, and the copy of .* needs 0.00 GB; free some space there"):
-        node_local(staged.target, small_disk)
+        node_local(staged, small_disk)
 
 
 STAGE = """
@@ -239,7 +240,8 @@ ASK = """
 import sys
 from pathlib import Path
 from hpc.cluster.staging.node import node_local
-copy = node_local(Path(sys.argv[1]), Path(sys.argv[2]))
+from hpc.cluster.staging.record import read_staged
+copy = node_local(read_staged(Path(sys.argv[1])), Path(sys.argv[2]))
 print(copy, next(copy.glob("potential-*/uma.pt")).stat().st_ino)
 """
 STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -287,29 +289,29 @@ def test_when_the_task_that_copies_is_killed_the_next_takes_over(staged, tmp_pat
 
 
 def test_waiting_for_another_task_ends_with_its_name(staged, tmp_path):
-    copy = node_local(staged.target, tmp_path / "node")
+    copy = node_local(staged, tmp_path / "node")
     with copy.with_name(f"{copy.name}.lock").open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         begin = time.monotonic()
         with pytest.raises(PromofError, match=rf"Waited 0.3 s for process {os.getpid()} on .* to copy .*--wait-s more"):
-            node_local(staged.target, tmp_path / "node", wait_s=0.3)
+            node_local(staged, tmp_path / "node", wait_s=0.3)
     assert time.monotonic() - begin < 5
 
 
 def test_a_flipped_byte_in_what_was_staged_never_reaches_a_node(staged, tmp_path):
     flip(staged.target / staged.items[0].path, at=12345)
     with pytest.raises(PromofError, match=r"uma.pt was copied to .* and the copy differs .*run `promof stage` again"):
-        node_local(staged.target, tmp_path / "node")
+        node_local(staged, tmp_path / "node")
     assert not list(tmp_path.glob("node/*/*/"))
 
 
 def test_a_copy_is_compared_once_a_step_and_made_anew_where_it_differs(staged, tmp_path):
     node = tmp_path / "node"
-    copy = node_local(staged.target, node, environment=STEP) / staged.items[0].path
+    copy = node_local(staged, node, environment=STEP) / staged.items[0].path
     flip(copy)
-    node_local(staged.target, node, environment=STEP)
+    node_local(staged, node, environment=STEP)
     assert sha256(copy) != sha256(staged.target / staged.items[0].path)
-    node_local(staged.target, node, environment=STEP | {"SLURM_RESTART_COUNT": "1"})
+    node_local(staged, node, environment=STEP | {"SLURM_RESTART_COUNT": "1"})
     assert sha256(copy) == sha256(staged.target / staged.items[0].path)
 
 
@@ -317,12 +319,45 @@ def test_a_folder_of_somebody_else_is_not_used(staged, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"promof-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PromofError, match="belongs to somebody else; choose another scratch"):
-        node_local(staged.target, tmp_path)
+        node_local(staged, tmp_path)
     with pytest.raises(PromofError, match=r"Cannot use /proc/1/x on .*; choose another scratch"):
-        node_local(staged.target, Path("/proc/1/x"))
+        node_local(staged, Path("/proc/1/x"))
     assert (tmp_path / "node").exists() is False
-    node_local(staged.target, tmp_path / "node")
+    node_local(staged, tmp_path / "node")
     assert (tmp_path / "node" / f"promof-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of a site with a disk a node."""
+    run = RunDir.create(tmp_path / "run")
+    run.site.write_text("scratch: $DISK/promof\n")
+    return run
+
+
+def test_a_job_reads_staged_weights_from_its_node(staged, run, tmp_path, monkeypatch):
+    weights = staged.target / staged.items[0].path
+    monkeypatch.setenv("DISK", str(tmp_path / "node"))
+    assert weights_near(run, weights) == weights  # not in a job
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    near = weights_near(run, weights)
+    assert near.is_relative_to(tmp_path / "node" / "promof")
+    assert sha256(near) == sha256(weights)
+    copied = [path.name for path in (tmp_path / "node").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sorted(copied) == ["checked", "uma.pt"]  # what a rank does not read is not copied
+
+
+def test_a_job_reads_the_weights_themselves_where_there_is_no_copy(staged, run, sources, tmp_path, monkeypatch, caplog):
+    weights = staged.target / staged.items[0].path
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("DISK", "/proc/1")
+    assert weights_near(run, None) is None
+    assert weights_near(run, sources / "uma.pt") == sources / "uma.pt"  # not staged
+    assert weights_near(run, weights) == weights  # no disk
+    assert re.search(r"reads .*uma.pt itself: Cannot use /proc/1/promof", caplog.text)
+    run.site.write_text("partition: main\n")
+    assert weights_near(run, weights) == weights  # no scratch
 
 
 # the environment
@@ -354,7 +389,7 @@ def test_an_environment_starts_on_a_node_where_nothing_of_it_was(small_environme
     assert told[-1].endswith("is there already")
     assert staged.set_options() == []
     began = time.monotonic()
-    copy = node_local(staged.target, tmp_path / "node")
+    copy = node_local(staged, tmp_path / "node")
     print(f"unpacked in {time.monotonic() - began:.1f} s")
     small_environment.rename(tmp_path / "gone")
     program = (
@@ -422,7 +457,7 @@ def test_tiny_uma_weights_are_staged_and_load_from_the_copy_of_a_node(tmp_path):
     settings = PotentialSettings(name="uma", weights=weights)
     config = RunConfig(evaluation=RunConfig().evaluation.model_copy(update={"potential": settings}))
     staged = stage(config, tmp_path / "shared")
-    copy = node_local(staged.target, tmp_path / "node") / staged.items[0].path
+    copy = node_local(staged, tmp_path / "node") / staged.items[0].path
     loaded = chosen_potential(settings.model_copy(update={"weights": copy}))
     assert loaded.weights_sha256 == sha256(weights)
 
@@ -435,7 +470,7 @@ def test_nothing_of_a_failed_copy_stays_on_a_node(staged, tmp_path, monkeypatch)
     with pytest.raises(
         PromofError, match=r"Cannot copy .* on .*: Input/output error; free some space there, or choose"
     ):
-        node_local(staged.target, tmp_path / "node")
+        node_local(staged, tmp_path / "node")
     assert [path for path in (tmp_path / "node").rglob("*") if path.is_file()] == [
         tmp_path / "node" / f"promof-{os.getuid()}" / f"{staged.digest[:12]}.lock"
     ]

@@ -1,25 +1,33 @@
 """One copy a node of what is staged, on the node's own disk: every task of a step asks, one copies, the others wait.
 
-`python -m hpc.cluster.staging.node DIR SCRATCH`, called by every task of a step before its work, prints where it is.
+Weights that were staged are read from there by the jobs of a site with a `scratch` (`weights_near`).
+`python -m hpc.cluster.staging.node DIR SCRATCH`, called by every task of a step, copies all and prints where it is;
+`environment/python` there starts a staged environment.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from hpc.cluster.staging.record import DIGITS, ENVIRONMENT, File, Staged, put, read_staged, refused
+from hpc.cluster.site import Site
+from hpc.cluster.staging.record import DIGITS, ENVIRONMENT, RECORD, File, Staged, put, read_staged, refused
 from hpc.exit_codes import DONE
+from promof_hpc.config import load_config
 from promof_hpc.errors import PromofError
+from promof_hpc.store.run_dir import RunDir
 
+log = logging.getLogger("promof.staging")
 WAIT_S = 900.0
 POLL_S = 0.1
 CHECKED = "checked"
@@ -27,10 +35,31 @@ ELSEWHERE = "choose another scratch, on the node's own disk, in the site profile
 MARGIN = 1.02
 
 
+def weights_near(run: RunDir, weights: Path | None) -> Path | None:
+    """Where a process reads the weights of a run: on its node's own disk, if it can.
+
+    That is inside a job of Slurm whose site names a scratch, and for weights that were staged; else where the
+    configuration says, which is also said where no copy can be made.
+    """
+    if weights is None or "SLURM_JOB_ID" not in os.environ or not run.site.exists():
+        return weights
+    scratch, target = load_config(Site, run.site).scratch, weights.parent.parent
+    if not scratch or not (target / RECORD).exists():
+        return weights
+    try:
+        staged = read_staged(target)
+        own = tuple(item for item in staged.items if target / item.path == weights)
+        if own:
+            return node_local(replace(staged, items=own), Path(os.path.expandvars(scratch))) / own[0].path
+    except PromofError as error:
+        log.warning("%s reads %s itself: %s", socket.gethostname(), weights, error)
+    return weights
+
+
 def node_local(
-    target: Path, scratch: Path, wait_s: float = WAIT_S, environment: Mapping[str, str] = os.environ
+    staged: Staged, scratch: Path, wait_s: float = WAIT_S, environment: Mapping[str, str] = os.environ
 ) -> Path:
-    """The copy on this node of what was staged in `target`, made by the first that asks; paths in it are the same.
+    """The copy on this node of what was staged, made by the first that asks; paths in it are the same.
 
     The copy appears whole under its name. It is compared with the record once in every step, and made anew where it
     differs. An environment lies unpacked in `environment/`; `environment/python` starts it.
@@ -41,13 +70,11 @@ def node_local(
         environment: tells the step.
 
     Raises:
-        UsageError: nothing is staged in `target`.
         PromofError: no room, no permission, a copy that differs from the record, or nobody has finished in time.
     """
-    staged = read_staged(target)
     home = _own_folder(scratch)
     final = home / staged.digest[:DIGITS]
-    with _turn(home / f"{final.name}.lock", target, wait_s):
+    with _turn(home / f"{final.name}.lock", staged.target, wait_s):
         step = _step(environment)
         if final.is_dir() and _was_checked(final, step):
             return final
@@ -181,7 +208,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--wait-s", type=float, default=WAIT_S, help="seconds to wait for the task that copies")
     asked = parser.parse_args(words)
     try:
-        print(node_local(asked.dir.absolute(), asked.scratch.absolute(), asked.wait_s))
+        print(node_local(read_staged(asked.dir.absolute()), asked.scratch.absolute(), asked.wait_s))
     except PromofError as error:
         print(f"promof stage: {error}", file=sys.stderr)
         return error.exit_code
