@@ -52,8 +52,12 @@ test-full: $(VENV)/.all
 	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest -m "full and slurm" \
 		--ignore=tests/slurm/test_faults.py -s -v 2>&1 | tee docs/results/test-slurm-full.log
 
+# farm_scaling takes its costs from a screening; toy_world.py takes hours and is started by itself
+benchmark: export PYTHONPATH := .
 benchmark: $(VENV)/.all
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	[ -d runs/demo-screen ] || $(MAKE) demo-screen
+	set -e -o pipefail; for name in relax pores snap checkpoint "farm_scaling runs/demo-screen"; do \
+		set -- $$name; $(BIN)/python benchmarks/$$1.py $${@:2} | tee docs/results/benchmark-$${1/_/-}.log; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info
