@@ -1,5 +1,9 @@
 """Goodput on hand-computed histories."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 
 from hpc.cluster.goodput import describe, goodput, sessions
@@ -48,3 +52,10 @@ def test_what_a_trainer_did_after_its_last_checkpoint_is_lost():
 def test_without_jobs_there_is_none():
     assert goodput([]) == {}
     assert goodput([phase("local-1", 3.0)]) == {}
+
+
+def test_a_job_is_as_old_as_its_process_not_as_its_imports():
+    code = "import time; time.sleep(1); from hpc.cluster.jobs import _started_s; print(_started_s())"
+    begin = time.time()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert begin - 0.1 < float(said) < time.time() - 1
