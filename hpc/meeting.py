@@ -1,8 +1,7 @@
 """A deadline for processes that are to find each other.
 
 MPI's start waits in C for as long as the others do not come, where neither signals nor threads of Python are heard. So
-a forked child watches it. (With Slurm 22.05's PMI2 and MPICH one start in fifty failed like this on a busy machine:
-"mpi/pmi2: invalid client request" in the log.)
+a forked child watches it.
 """
 
 from __future__ import annotations

@@ -189,6 +189,11 @@ def setup_lines(request: Request, site: Site) -> list[str]:
         # A rank that is killed while MPI starts leaves shared memory named after job and step, which a requeued job
         # would meet on the same node and fail at. The farm's messages are small: it does without.
         variables["MPIR_CVAR_NOLOCAL"] = "1"
+        if "pmi2" in (site.mpi.srun_flag or ""):
+            # By UCX, the wheel's default, MPICH 5.0 sends some kB of memory as it happens to be through PMI. Where that
+            # hardly compresses, a line is longer than Slurm's plugin reads ("invalid client request"), and ranks do not
+            # start or never meet. By OFI it sends 65 bytes.
+            variables = {"MPIR_CVAR_CH4_NETMOD": "ofi"} | variables
     if by_launcher(request, site):
         variables[LAUNCHER_VARIABLE] = f"{site.mpi.launcher} -n {request.nodes * request.tasks_per_node}"
     if request.chained:

@@ -20,6 +20,7 @@
 # setup
 export APPTAINER_BIND="$SCRATCH"
 export PROMOF_IMAGE="$SCRATCH/promof.sif"
+export MPIR_CVAR_CH4_NETMOD=ofi
 export OMP_NUM_THREADS=1
 export NCCL_SOCKET_IFNAME=hsn0
 export GLOO_SOCKET_IFNAME=hsn0

@@ -22,6 +22,7 @@ export NCCL_SOCKET_IFNAME=hsn0
 export GLOO_SOCKET_IFNAME=hsn0
 export APPTAINERENV_HF_HUB_OFFLINE=1
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_CH4_NETMOD=ofi
 export MPIR_CVAR_NOLOCAL=1
 
 # Slurm's signals are for the two steps. The shell outlives them: if it ended, Slurm would take the job for finished,

@@ -13,6 +13,7 @@
 #SBATCH --time=1440
 
 # setup
+export MPIR_CVAR_CH4_NETMOD=ofi
 export SUBMITIT_PREEMPT_SIGNAL=USR2
 export MPIR_CVAR_NOLOCAL=1
 

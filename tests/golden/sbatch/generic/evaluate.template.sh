@@ -10,6 +10,7 @@
 #SBATCH --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.out'
 #SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
 
+export MPIR_CVAR_CH4_NETMOD=ofi
 export SUBMITIT_PREEMPT_SIGNAL=USR2
 export MPIR_CVAR_NOLOCAL=1
 

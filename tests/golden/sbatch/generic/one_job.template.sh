@@ -11,6 +11,7 @@
 #SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
 
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_CH4_NETMOD=ofi
 export MPIR_CVAR_NOLOCAL=1
 
 # Slurm's signals are for the two steps. The shell outlives them: if it ended, Slurm would take the job for finished,

@@ -16,6 +16,7 @@
 #SBATCH --time=60
 
 # setup
+export MPIR_CVAR_CH4_NETMOD=ofi
 export OMP_NUM_THREADS=1
 export MASTER_ADDR=127.0.0.1
 export GLOO_SOCKET_IFNAME=lo

@@ -13,6 +13,7 @@
 #SBATCH --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.out'
 #SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
 
+export MPIR_CVAR_CH4_NETMOD=ofi
 export OMP_NUM_THREADS=1
 export MASTER_ADDR=127.0.0.1
 export GLOO_SOCKET_IFNAME=lo

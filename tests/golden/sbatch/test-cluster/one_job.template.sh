@@ -17,6 +17,7 @@ export OMP_NUM_THREADS=1
 export MASTER_ADDR=127.0.0.1
 export GLOO_SOCKET_IFNAME=lo
 export SUBMITIT_PREEMPT_SIGNAL=USR2
+export MPIR_CVAR_CH4_NETMOD=ofi
 export MPIR_CVAR_NOLOCAL=1
 
 # Slurm's signals are for the two steps. The shell outlives them: if it ended, Slurm would take the job for finished,
