@@ -62,7 +62,7 @@ class CampaignStory:
     Attributes:
         aim: what was looked for, in words; `assembly` how structures were put together; `strategy` by whom.
         rounds: in order.
-        gates: proposals past each gate, from all proposals on: (words, count).
+        gates: proposals past each gate, from all proposals on, the second one the geometry gate: (words, count).
         refusals: reasons of the geometry gate and before, with counts, the commonest first.
         energies: E_rel in eV/atom of (reference MOFs, first and last quarter of the evaluations), each float64 [N].
         targets: distance from the target and E_rel of every relaxed structure, float64 [N, 2]; NaN where missing.
@@ -106,7 +106,7 @@ def collect_campaign(run: RunDir, config: DesignConfig) -> CampaignStory:
         assembly=assembly_in_words(config.assembly),
         strategy=config.strategy,
         rounds=rounds,
-        gates=(("proposed", len(proposed)), *((GATE_WORDS[g], sum(p.found.gates[g] for p in proposed)) for g in GATES)),
+        gates=_gates(proposed),
         refusals=tuple(Counter(p.item.refusal for p in proposed if p.item.refusal).most_common(10)),
         energies={
             "real MOFs": np.array(real, float),
@@ -119,6 +119,17 @@ def collect_campaign(run: RunDir, config: DesignConfig) -> CampaignStory:
         dead_share=float(np.mean(dead)) if dead else math.nan,
         strict=sum(p.found.strict for p in evaluated),
         second_opinion=read_second_opinion(run, config.second_opinion),
+    )
+
+
+def _gates(proposed: Sequence[Proposed]) -> tuple[tuple[str, int], ...]:
+    counts = {name: sum(p.found.gates[name] for p in proposed) for name in GATES}
+    first, *others = ((GATE_WORDS[name], count) for name, count in counts.items())
+    return (
+        ("proposed", len(proposed)),
+        first,
+        ("evaluated", sum(p.evaluation is not None for p in proposed)),  # the budget, or repeats, may keep some out
+        *others,
     )
 
 

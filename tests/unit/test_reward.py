@@ -273,3 +273,11 @@ def test_yardstick_of_a_run_follows_its_configuration(reference):
         "", "relaxed with other settings than the reference set"
     ]  # fmt: skip
     assert found.settings.floor == -7.0
+
+
+def test_what_the_budget_cut_has_passed_the_gate_all_the_same(reference):
+    def gate(**changes) -> bool:
+        return passed(proposal(**changes), None, TARGETS[0], yardstick(reference)).gates["gate"]
+
+    assert gate(refusal="over_budget")
+    assert not gate(refusal="overlap", gate_score=0.9)

@@ -131,7 +131,7 @@ def passed(proposal: Proposal, row: Row | None, target: Target, yardstick: Yards
         target: what its set was written for.
     """
     if proposal.refusal or row is None:
-        return Passed({name: name == "gate" and not proposal.refusal for name in GATES})
+        return Passed({name: name == "gate" and proposal.gate_score >= 1.0 for name in GATES})
     new = proposal.sequence not in yardstick.known
     met = yardstick.task.met(row, target, new=new)
     checks = {"gate": row.outcome not in NOT_CHARGED, **stability_checks(row), "target": met}
