@@ -46,11 +46,11 @@ test-slurm: $(VENV)/.all
 # hours; installs what test-slurm installs
 test-full: $(VENV)/.all
 	tests/slurm/install.sh
-	set -o pipefail; $(BIN)/python -m pytest -m "full and not slurm" -s -v 2>&1 | tee docs/results/test-full.log
-	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest tests/slurm/test_faults.py -v 2>&1 \
+	set -o pipefail; $(BIN)/python -m pytest -m "full and not slurm" -s -v --disable-warnings 2>&1 | tee docs/results/test-full.log
+	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest tests/slurm/test_faults.py -v --disable-warnings 2>&1 \
 		| tee docs/results/fault-matrix.log
 	set -o pipefail; PROMOF_REQUIRE_SLURM=1 $(BIN)/python -m pytest -m "full and slurm" \
-		--ignore=tests/slurm/test_faults.py -s -v 2>&1 | tee docs/results/test-slurm-full.log
+		--ignore=tests/slurm/test_faults.py -s -v --disable-warnings 2>&1 | tee docs/results/test-slurm-full.log
 
 # farm_scaling takes its costs from a screening; toy_world.py takes hours and is started by itself
 benchmark: export PYTHONPATH := .
