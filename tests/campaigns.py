@@ -50,6 +50,8 @@ class Interrupted(Exception):
 class QuickScorer:
     """Ids by content, rewards by energy, and a memory that must survive restarts."""
 
+    remembers = True
+
     def __init__(self):
         self.remembered = []
 
@@ -61,7 +63,7 @@ class QuickScorer:
 
     def judge(self, asked, proposals, evaluations):
         repeats = len(self.remembered)
-        self.remember(proposals, evaluations)
+        self.remember(evaluations)
         return [
             Judged(-12.0 if p.refusal not in ("", "over_budget") else math.nan)
             if e is None
@@ -69,8 +71,8 @@ class QuickScorer:
             for p, e in zip(proposals, evaluations, strict=True)
         ]
 
-    def remember(self, proposals, evaluations):
-        self.remembered.append([p.name for p, e in zip(proposals, evaluations, strict=True) if e is not None])
+    def remember(self, evaluations):
+        self.remembered.append([e.row.evaluation_id for e in evaluations if e is not None])
 
 
 def energy_of(evaluation_id: str) -> float:

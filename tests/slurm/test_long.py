@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hpc.cluster.goodput import EVALUATE, TRAIN, Session, goodput, sessions
+from promof_hpc.store import budget
 from promof_hpc.store.budget import fold
 from promof_hpc.store.events import read_events
 from promof_hpc.store.results import read_results
@@ -58,6 +59,8 @@ def _wait_until(condition, what: str) -> None:
 
 
 def _print_store(run: RunDir) -> None:
+    for cached in (budget._rows, budget._issued):
+        cached.cache_clear()
     before = time.perf_counter()
     fold(run, WHOLE_BUDGET)
     seconds = time.perf_counter() - before

@@ -67,7 +67,12 @@ class Scorer(Protocol):
         """What the proposals are worth, in their order; None stands where there was no evaluation."""
         ...
 
-    def remember(self, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]) -> None:
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier rounds matter to it; reading them again takes a restart time."""
+        ...
+
+    def remember(self, evaluations: Sequence[Evaluation | None]) -> None:
         """Take notice of a round that was judged before a restart."""
         ...
 
@@ -184,10 +189,9 @@ class Campaign:
         self.strategy.load(found.folder)
         for number in range(found.number):
             self._wait(number)  # complete, unless somebody removed a damaged result
-            shard = read_round(self.run, number)
-            proposals = read_proposals(shard, self.evaluated.structure)
-            self.scorer.remember(proposals.items, self.evaluated.results(_ids(shard)))
-        self.given_back = sum(self.evaluated.uncharged(number) for number in range(found.number))
+            self.given_back += self.evaluated.uncharged(number)
+            if self.scorer.remembers:
+                self.scorer.remember(self.evaluated.results(_ids(read_round(self.run, number))))
         self.learned = found.number
 
     def _propose(self) -> None:

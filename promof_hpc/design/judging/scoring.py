@@ -57,15 +57,20 @@ class Scoring:
         self, asked: Round, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]
     ) -> list[Judged]:
         """What the proposals of a round are worth; later rounds are judged with these materials in mind."""
-        counted = self.repeats if self.config.reward.duplicate_cost > 0 else None
+        counted = self.repeats if self.remembers else None
         judged = judge(asked, proposals, evaluations, self._yardstick, counted)
-        self.remember(proposals, evaluations)
+        if self.remembers:
+            self.remember(evaluations)
         return judged
 
-    def remember(self, proposals: Sequence[Proposal], evaluations: Sequence[Evaluation | None]) -> None:
+    @property
+    def remembers(self) -> bool:
+        """See `campaign.loop.Scorer`: duplicates cost."""
+        return self.config.reward.duplicate_cost > 0
+
+    def remember(self, evaluations: Sequence[Evaluation | None]) -> None:
         """Count the materials of a round that was judged before a restart."""
-        if self.config.reward.duplicate_cost > 0:
-            self.repeats.add(evaluations)
+        self.repeats.add(evaluations)
 
 
 def reference_of(config: DesignConfig, potential: Potential) -> ReferenceSet | None:
