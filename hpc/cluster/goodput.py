@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from promof_hpc.design.campaign.loop import Phase
+
 TRAIN, EVALUATE = "train", "evaluate"
 Event = Mapping[str, Any]
 
@@ -64,12 +66,14 @@ def sessions(events: Iterable[Event]) -> list[Session]:
 
 
 def _trained_s(session: Session, events: Iterable[Event]) -> float:
-    """Task-seconds from the first phase to the last checkpoint, from which the next start goes on."""
+    """Task-seconds from the first phase to the last checkpoint, or to the last candidates that were published after it:
+    from these the next start goes on.
+    """
     mine = [
         e for e in events if e["writer"] == f"{session.job}-trainer" and session.begin_s <= e["time_s"] <= session.end_s
     ]
     begins = [float(e["time_s"]) for e in mine if e["event"] == "phase"]
-    ends = [float(e["time_s"]) for e in mine if e["event"] == "checkpoint"]
+    ends = [float(e["time_s"]) for e in mine if e["event"] == "checkpoint" or e.get("phase") == Phase.EVALUATE]
     return session.tasks * max(0.0, max(ends) - min(begins)) if begins and ends else 0.0
 
 

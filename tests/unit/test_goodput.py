@@ -19,8 +19,8 @@ def batch(job: str, rank: int, start_s: float, end_s: float, committed: bool = T
             "committed": committed}  # fmt: skip
 
 
-def phase(job: str, time_s: float) -> dict:
-    return {"event": "phase", "writer": f"{job}-trainer", "time_s": time_s}
+def phase(job: str, time_s: float, phase: str = "learning") -> dict:
+    return {"event": "phase", "writer": f"{job}-trainer", "time_s": time_s, "phase": phase}
 
 
 def checkpoint(job: str, time_s: float) -> dict:
@@ -47,6 +47,14 @@ def test_what_a_trainer_did_after_its_last_checkpoint_is_lost():
     found = goodput(events)["train"]
     assert found.allocated_s == 2 * (70 + 65)
     assert found.share == pytest.approx((40 + 50) / (70 + 65))
+
+
+def test_what_was_proposed_and_published_after_the_last_checkpoint_is_kept():
+    events = [began("7", "train", 110), phase("7", 115), checkpoint("7", 135), phase("7", 140, "proposing"),
+              phase("7", 160, "evaluating"), phase("7", 180)]  # fmt: skip
+    found = goodput(events)["train"]
+    assert found.allocated_s == 2 * 80
+    assert found.share == pytest.approx(45 / 80)
 
 
 def test_without_jobs_there_is_none():
