@@ -20,7 +20,7 @@ from promof_hpc.store.shard import publish_text
 from tests.disks import small_disk
 from tests.processes import wait_for
 from tests.runs import lennard_jones_run
-from tests.slurm.client import ENDED
+from tests.slurm.client import ENDED, State
 from tests.slurm.faults import FAULTS, Scene, tasks_of
 from tests.slurm.users import BUDGET, User, committed, ended, is_exact, lost_work, small_campaign
 
@@ -94,9 +94,17 @@ def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, record_prope
     wait_for(lambda: committed(run) >= 1 + share * 0.7 * BUDGET / 2, 180, "the moment")
     ballast = disk / "ballast"
     fill(ballast)
-    # whoever has something to write; the others may have nothing in hand and wait
-    wait_for(lambda: any(cluster.job(int(job)).state in ENDED for job in (train, evaluate)), 90, "a job without room")
+
+    def evaluators_ended_or_idle() -> bool:
+        """Idle: every batch is committed, and the trainer, which found no room, will propose no more."""
+        if cluster.job(int(evaluate)).state in ENDED:
+            return True
+        ledger = fold(run, BUDGET)
+        return ledger.issued == ledger.committed and cluster.job(int(train)).state in ENDED
+
+    wait_for(evaluators_ended_or_idle, 90, "evaluators that end, or have nothing to write")
     ballast.unlink()
+    cluster.wait_for(int(train), State.RUNNING, *ENDED, seconds=90)
     _to_the_end(user, run)
     is_exact(run)
     _little_is_lost(run, record_property)

@@ -187,6 +187,7 @@ class Campaign:
                 f"restore the missing folders in {self.run.rounds}, or begin another run."
             )
         self.strategy.load(found.folder)
+        self.given_back = 0
         for number in range(found.number):
             self._wait(number)  # complete, unless somebody removed a damaged result
             self.given_back += self.evaluated.uncharged(number)
