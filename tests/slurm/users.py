@@ -73,8 +73,8 @@ class User:
         command = [COMMAND[0], "-c", code, *map(str, words)]
         subprocess.run(command, env=self.environment, cwd=ROOT, check=True, timeout=300)
 
-    def submit(self, config: Path, run: RunDir, *settings: str, command: str = "design") -> list[str]:
-        """Submit a run; the ids of its jobs."""
+    def submit(self, config: Path | str, run: RunDir, *settings: str, command: str = "design") -> list[str]:
+        """Submit a run of a configuration or a library; the ids of its jobs."""
         words = [word for setting in settings for word in ("--set", setting)]
         said = self.promof("submit", command, config, *words, "--site", "test-cluster", "--run", run.path)
         return [line.split()[-1].rstrip(".") for line in said.splitlines() if line.startswith("Submitted")]
