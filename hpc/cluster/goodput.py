@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from promof_hpc.design.campaign.loop import Phase
+from promof_hpc.store.events import Event
 
 TRAIN, EVALUATE = "train", "evaluate"
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

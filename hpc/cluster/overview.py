@@ -13,7 +13,7 @@ from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site
 from hpc.cluster.submission import Submitted, submissions
 from promof_hpc.config import load_config
-from promof_hpc.store.events import read_events
+from promof_hpc.store.events import Event, read_events
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
@@ -89,23 +89,23 @@ def jobs_of(run: RunDir) -> list[JobView]:
         return []
     site = load_config(Site, run.site)
     said = CachedScheduler(Scheduler(), scheduler_cache(), site.poll_s).states(s.job for s in known)
-    events: dict[str, list[dict[str, object]]] = {}
+    events: dict[str, list[Event]] = {}
     for event in read_events(run):
         if "job" in event and "role" in event:
             events.setdefault(str(event["job"]), []).append(event)
     return [_view(s, events.get(s.job, []), said[s.job]) for s in known]
 
 
-def _view(submitted: Submitted, events: Sequence[dict[str, object]], seen: Seen) -> JobView:
+def _view(submitted: Submitted, events: Sequence[Event], seen: Seen) -> JobView:
     leads = submitted.role.partition(" ")[0]  # of a job with two steps the first one decides
     events = [e for e in events if e["role"] in (leads, "chain", "ingest")]
     began = [e for e in events if e["event"] == "job_began"]
     last = began[-1] if began else None
     since = [e for e in events if last is None or e["restart"] == last["restart"]]
     left = [str(e["asked"]) for e in since if e["event"] == "job_leaves"]
-    trouble = [TROUBLE[str(e["event"])].format(e.get("why", "")) for e in since if e["event"] in TROUBLE]
-    began_s = float(str(last["time_s"])) if last else None
-    restarts = int(str(last["restart"])) if last else 0
+    trouble = [TROUBLE[e["event"]].format(e.get("why", "")) for e in since if e["event"] in TROUBLE]
+    began_s = float(last["time_s"]) if last else None
+    restarts = int(last["restart"]) if last else 0
     return JobView(submitted, began_s, left[-1] if left else "", restarts, trouble[-1] if trouble else "", seen)
 
 

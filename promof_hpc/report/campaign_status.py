@@ -13,8 +13,9 @@ from promof_hpc.config import DesignConfig, load_config
 from promof_hpc.design.campaign.issuing import IssueReason
 from promof_hpc.design.campaign.learned import LearnedRound, learned_rounds, read_learned
 from promof_hpc.design.judging.second_opinion import SecondOpinion, read_second_opinion
-from promof_hpc.store.budget import batches_of
+from promof_hpc.store.budget import batches_of, issued
 from promof_hpc.store.candidates import read_entries
+from promof_hpc.store.events import Event
 from promof_hpc.store.run_dir import RunDir, read_round
 from promof_hpc.store.schema import from_columns
 from promof_hpc.store.shard import list_names, read_shard
@@ -58,9 +59,7 @@ def campaign_status(run: RunDir) -> CampaignStatus:
     return CampaignStatus(tuple(rounds), share, _best(run, learned), opinion)
 
 
-def seconds_left(
-    events: Iterable[Mapping[str, Any]], committed: int, budget: int, now: float | None = None
-) -> float | None:
+def seconds_left(events: Iterable[Event], committed: int, budget: int, now: float | None = None) -> float | None:
     """Time that the rest of the budget will take at the pace of the newest start; None before its first result.
 
     Args:
@@ -99,13 +98,11 @@ def _learned(run: RunDir, number: int) -> LearnedRound:
     return read_learned(run, number)
 
 
-@lru_cache(maxsize=100_000)
 def _proposed(run: RunDir, number: int) -> dict[str, int]:
-    """Counts of a round that has its candidates; they never change."""
-    shard = read_round(run, number)
-    refusals = [entry.refusal for entry in read_entries(shard)]
-    passed = sum(refusal in ("", IssueReason.OVER_BUDGET) for refusal in refusals)
-    return {"proposals": len(refusals), "passed": passed, "evaluations": len(shard.arrays["evaluation_id"])}
+    """Counts of a round that has its candidates; what the budget cut off has passed the gate."""
+    asked = issued(run.candidates(number))
+    stopped = sum(count for reason, count in asked.refused.items() if reason != IssueReason.OVER_BUDGET)
+    return {"proposals": asked.entries, "passed": asked.entries - stopped, "evaluations": len(asked.evaluations)}
 
 
 @lru_cache(maxsize=1000)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from promof_hpc.store.events import Event
 from promof_hpc.store.schema import Row
 from promof_hpc.structure import Structure
 
@@ -59,7 +60,7 @@ class ReportData:
     provenance: Mapping[str, Any]
     entries: DataFrame
     budget: Mapping[str, int | None] = field(default_factory=dict)
-    events: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Event] = ()
     best: Sequence[BestStructure] = ()
     attribution: Sequence[str] = ()
     campaign: CampaignStory | None = None

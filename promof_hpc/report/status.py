@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from promof_hpc.design.judging.second_opinion import SecondOpinion
 from promof_hpc.report.campaign_status import campaign_status, is_campaign, seconds_left
-from promof_hpc.store.budget import Budget, batches_of, fold
-from promof_hpc.store.candidates import read_entries
+from promof_hpc.store.budget import Budget, fold, issued
 from promof_hpc.store.claims import is_led, live_claims
-from promof_hpc.store.events import read_events
+from promof_hpc.store.events import Event, read_events
 from promof_hpc.store.run_dir import RunDir, how_ended, stop_requested
-from promof_hpc.store.shard import read_shard
 
 
 @dataclass(frozen=True)
@@ -66,28 +63,29 @@ def snapshot(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> 
     folded = fold(run, budget, claim_expiry_s)
     entries, refused, rounds = 0, Counter[str](), []
     cost_left = cost_done = 0.0
-    durations = {e["batch"]: e["end_s"] - e["start_s"] for e in read_events(run) if e["event"] == "batch"}
+    events = list(read_events(run))
+    durations = {e["batch"]: e["end_s"] - e["start_s"] for e in events if e["event"] == "batch"}
     seconds = 0.0
     for number in run.round_numbers():
-        count, reasons, costs = _round_facts(run.candidates(number))
+        asked = issued(run.candidates(number))
         committed = set(run.committed(number))
-        entries += count
-        refused.update(reasons)
-        for name, cost in costs.items():
-            if name not in committed:
-                cost_left += cost
-            elif name in durations:
-                cost_done += cost
-                seconds += durations[name]
-        rounds.append({"round": number, "batches": len(costs), "committed": len(committed)})
-    ranks = _ranks_at_work(run, claim_expiry_s)
+        entries += asked.entries
+        refused.update(asked.refused)
+        for plan in asked.plans:
+            if plan.name not in committed:
+                cost_left += plan.cost
+            elif plan.name in durations:
+                cost_done += plan.cost
+                seconds += durations[plan.name]
+        rounds.append({"round": number, "batches": len(asked.plans), "committed": len(committed)})
+    ranks = _ranks_at_work(run, events, claim_expiry_s)
     left = cost_left * seconds / cost_done / max(ranks, 1) if cost_done else None
     state = "done" if folded.finished else "stopping" if stop_requested(run) else "running" if ranks else "idle"
     found = Snapshot(entries, dict(refused), folded, left, ranks, state, rounds)
-    return _of_campaign(run, found, claim_expiry_s) if is_campaign(run) else found
+    return _of_campaign(run, found, events, claim_expiry_s) if is_campaign(run) else found
 
 
-def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapshot:
+def _of_campaign(run: RunDir, found: Snapshot, events: Sequence[Event], claim_expiry_s: float) -> Snapshot:
     """A campaign is not done when all that was issued is, and its time left is that of its budget."""
     status = campaign_status(run)
     ended = how_ended(run)
@@ -97,7 +95,7 @@ def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapsho
     done = ending and found.budget.finished and (opinion is None or opinion.complete)
     state = "done" if done else "idle" if not led else "stopping" if stop_requested(run) else "running"
     ledger = found.budget
-    left = None if ending or not led else seconds_left(read_events(run), ledger.committed, ledger.budget or 0)
+    left = None if ending or not led else seconds_left(events, ledger.committed, ledger.budget or 0)
     return replace(
         found, campaign=True, state=state, seconds_left=left, ending=ending,
         gate_pass_share=status.gate_pass_share, best=status.best, second_opinion=opinion,
@@ -105,20 +103,11 @@ def _of_campaign(run: RunDir, found: Snapshot, claim_expiry_s: float) -> Snapsho
     )  # fmt: skip
 
 
-@lru_cache(maxsize=10_000)
-def _round_facts(path: Path) -> tuple[int, dict[str, int], dict[str, float]]:
-    """Entries, refusals by reason and cost of each batch of a round; a round never changes."""
-    shard = read_shard(path)
-    entries = read_entries(shard)
-    plans = batches_of(shard, int(path.parent.name))
-    return len(entries), dict(Counter(e.refusal for e in entries if e.refusal)), {p.name: p.cost for p in plans}
-
-
-def _ranks_at_work(run: RunDir, expiry_s: float) -> int:
+def _ranks_at_work(run: RunDir, events: Sequence[Event], expiry_s: float) -> int:
     """Ranks that have said that they are ready and have not left, in the newest farm."""
     newest: dict[str, set[int]] = {}
     began: dict[str, float] = {}
-    for event in read_events(run):
+    for event in events:
         job = event["writer"].rpartition("-rank")[0]
         if event["event"] == "ready":
             newest.setdefault(job, set()).add(event["rank"])

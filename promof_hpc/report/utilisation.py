@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 from xml.etree import ElementTree as ET
 
 from promof_hpc.report.svg import Scale, add, add_box, markup, svg_root
+from promof_hpc.store.events import Event
 
 PAUSE_S = 120.0  # nobody at work for so long, and for a tenth of the whole, means that the run was stopped
 MOST_LANES = 64
@@ -52,7 +52,7 @@ class Utilisation:
         return sum(lane.busy for lane in self.lanes) / len(self.lanes)
 
 
-def fold_events(events: Iterable[Mapping[str, Any]]) -> Utilisation | None:
+def fold_events(events: Iterable[Event]) -> Utilisation | None:
     """Lanes of the ranks from finished batches, or None if none has finished; events without times are passed over."""
     batches = sorted((e for e in events if "start_s" in e and "end_s" in e), key=lambda e: float(e["start_s"]))
     if not batches:

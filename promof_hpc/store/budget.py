@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from promof_hpc.store.candidates import read_entries
 from promof_hpc.store.claims import live_claims
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import Shard, read_shard
@@ -70,6 +72,23 @@ class BatchPlan:
         return float(sum(n**1.2 for n in self.atoms))
 
 
+@dataclass(frozen=True)
+class Issued:
+    """What a round asks for, without its structures; it never changes.
+
+    Attributes:
+        entries: library entries or proposals that it looked at.
+        refused: of these, by reason.
+        evaluations: ids, one a structure.
+        plans: its batches.
+    """
+
+    entries: int
+    refused: Mapping[str, int]
+    evaluations: tuple[str, ...]
+    plans: tuple[BatchPlan, ...]
+
+
 def batches_of(candidates: Shard, number: int) -> list[BatchPlan]:
     """The batches of a round's candidates."""
     ptr, batch_ptr = np.asarray(candidates.arrays["ptr"]), np.asarray(candidates.arrays["batch_ptr"])
@@ -85,16 +104,16 @@ def fold(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> Budg
 
     The rule for an id with several rows: the row in the shard whose name sorts first counts, the others are waste.
     """
-    issued: set[str] = set()
+    ids: set[str] = set()
     in_flight = 0
     first: dict[str, tuple[bool, str]] = {}
     wasted = 0
     live = set(live_claims(run, claim_expiry_s))
     for number in run.round_numbers():
-        ids, names = _issued(run.candidates(number))
-        issued.update(ids)
+        asked = issued(run.candidates(number))
+        ids.update(asked.evaluations)
         committed = set(run.committed(number))
-        in_flight += sum(len(members) for name, members in names if name in live - committed)
+        in_flight += sum(len(plan.members) for plan in asked.plans if plan.name in live - committed)
         for name in sorted(committed):
             for evaluation, charged, outcome in _rows(run.result(name)):
                 if evaluation in first:
@@ -104,12 +123,25 @@ def fold(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> Budg
     committed_count = sum(charged for charged, _ in first.values())
     return Budget(
         budget=budget,
-        issued=len(issued),
+        issued=len(ids),
         committed=committed_count,
         uncharged=len(first) - committed_count,
         in_flight=in_flight,
         wasted=wasted,
         outcomes=dict(sorted(Counter(outcome for _, outcome in first.values()).items())),
+    )
+
+
+@lru_cache(maxsize=10_000)
+def issued(candidates: Path) -> Issued:
+    """What the round of a file of candidates asks for; read once by a process."""
+    shard = read_shard(candidates)
+    entries = read_entries(shard)
+    return Issued(
+        entries=len(entries),
+        refused=dict(Counter(entry.refusal for entry in entries if entry.refusal)),
+        evaluations=tuple(str(e) for e in shard.arrays["evaluation_id"]),
+        plans=tuple(batches_of(shard, int(candidates.parent.name))),
     )
 
 
@@ -119,11 +151,3 @@ def _rows(path: Path) -> tuple[tuple[str, bool, str], ...]:
     arrays = read_shard(path).arrays
     charged = np.asarray(arrays["charged"])
     return tuple((e, bool(c), o) for e, c, o in zip(arrays["evaluation_id"], charged, arrays["outcome"], strict=True))
-
-
-@lru_cache(maxsize=10_000)
-def _issued(path: Path) -> tuple[frozenset[str], tuple[tuple[str, tuple[int, ...]], ...]]:
-    """Evaluation ids of a round, and its batches with their members."""
-    shard = read_shard(path)
-    plans = batches_of(shard, int(path.parent.name))
-    return frozenset(str(e) for e in shard.arrays["evaluation_id"]), tuple((p.name, p.members) for p in plans)

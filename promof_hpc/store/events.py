@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
+
+Event = Mapping[str, Any]
 
 
 class EventLog:
@@ -28,7 +30,7 @@ class EventLog:
             return
 
 
-def read_events(run: RunDir) -> Iterator[dict[str, Any]]:
+def read_events(run: RunDir) -> Iterator[Event]:
     """Every readable event of every writer; a torn last line is passed over."""
     for name in list_names(run.events, ".jsonl"):
         for line in (run.events / name).read_text(encoding="utf-8", errors="replace").splitlines():

@@ -65,7 +65,7 @@ def _wait_until(condition, what: str) -> None:
 
 
 def _print_store(run: RunDir) -> None:
-    for cached in (budget._rows, budget._issued):
+    for cached in (budget._rows, budget.issued):
         cached.cache_clear()
     before = time.perf_counter()
     fold(run, WHOLE_BUDGET)
@@ -90,7 +90,7 @@ def test_a_preemption_a_minute_leaves_training_ninety_percent_of_what_young_and_
 
 
 def test_a_preemption_a_minute_leaves_evaluation_ninety_percent_of_what_it_can(cluster, tmp_path):
-    """A screening, whose ranks always have work; what it can leave is all but restarts and half of the batch in hand."""
+    """A screening, whose ranks always have work: all but the restarts, and half of the batch in hand."""
     user, run = User(cluster, tmp_path), RunDir(tmp_path / "run")
     jobs = user.submit(LIBRARY, run, *ALWAYS_WORK, command="screen")
     wait_for(lambda: is_ingested(run), 1800, "the library to be read")
