@@ -37,6 +37,7 @@ type: $(VENV)/.all
 
 test: lint type
 	$(BIN)/python -m pytest -m "not full and not slurm"
+	@echo "The tests on a Slurm of their own were left out: make test-slurm installs Debian's packages (root) and runs them."
 
 # installs Debian's Slurm packages, which needs root; the tests start and stop a cluster of their own
 test-slurm: $(VENV)/.all

@@ -12,7 +12,20 @@ from typing import Annotated, Optional
 import typer
 
 from hpc.cluster import commands as on_clusters
-from hpc.options import ConfigOption, JsonOption, RunArgument, SetOption, one_thread
+from hpc.options import (
+    ConfigOption,
+    JsonOption,
+    LimitOption,
+    NamesOption,
+    PotentialOption,
+    RunArgument,
+    SetOption,
+    StagesOption,
+    WeightsOption,
+    WhereOption,
+    one_thread,
+    overrides_of,
+)
 from promof_hpc.errors import PromofError, UsageError
 
 app = typer.Typer(
@@ -52,24 +65,19 @@ def screen(
     config: ConfigOption = None,
     set_: SetOption = [],  # noqa: B006
     ranks: Annotated[int, typer.Option(help="MPI ranks on this machine.")] = 0,
-    stages: Annotated[str, typer.Option(help="For instance read,validity,pores.")] = "",
-    where: Annotated[list[str], typer.Option(help="Gate, for instance 'pld_ang > 3.3'; repeatable.")] = [],  # noqa: B006
-    potential: Annotated[str, typer.Option(help="sevennet-0, chgnet-0.3.0, uma.")] = "",
-    weights: Annotated[Optional[Path], typer.Option(help="Checkpoint file of uma.")] = None,  # noqa: UP045
-    limit: Annotated[int, typer.Option(help="Take only so many entries, drawn with read.seed.")] = 0,
-    names: Annotated[Optional[Path], typer.Option(help="Take only the entries named in this file.")] = None,  # noqa: UP045
+    stages: StagesOption = "",
+    where: WhereOption = [],  # noqa: B006
+    potential: PotentialOption = "",
+    weights: WeightsOption = None,
+    limit: LimitOption = 0,
+    names: NamesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check, measure, relax and rank every structure of a library. Run it again and it does only what is missing."""
     from hpc.screening import screen_library, screening_config
 
-    flags = {
-        "library": library, "farm.ranks": ranks, "evaluation.stages": stages, "evaluation.potential.name": potential,
-        "evaluation.potential.weights": weights and weights.absolute(), "read.limit": limit,
-        "read.names": names and names.absolute(),
-    }  # fmt: skip
-    overrides = [f"{key}={value}" for key, value in flags.items() if value]
-    settings = screening_config(config, [*overrides, *set_], where)
+    flags = overrides_of(library, ranks, stages, potential, weights, limit, names)
+    settings = screening_config(config, [*flags, *set_], where)
     raise typer.Exit(screen_library(settings, run, json_))
 
 
@@ -83,6 +91,8 @@ def design(
     config: ConfigOption = None,
     set_: SetOption = [],  # noqa: B006
     ranks: Annotated[int, typer.Option(help="MPI ranks on this machine.")] = 0,
+    potential: PotentialOption = "",
+    weights: WeightsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check configuration and inputs, make nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -92,16 +102,17 @@ def design(
 
     if file and config:
         raise UsageError("Two configurations were given, as argument and with --config; give one.")
-    settings = design_config(file or config, [*([f"farm.ranks={ranks}"] if ranks else []), *set_])
+    flags = overrides_of(ranks=ranks, potential=potential, weights=weights)
+    settings = design_config(file or config, [*flags, *set_])
     raise typer.Exit(check_design(settings) if dry_run else design_campaign(settings, run, json_))
 
 
 @app.command()
 def evaluate(
     files: Annotated[list[str], typer.Argument(help="Structure files.", show_default=False)],
-    stages: Annotated[str, typer.Option(help="For instance read,pores.")] = "",
-    potential: Annotated[str, typer.Option(help="sevennet-0, chgnet-0.3.0, uma.")] = "",
-    weights: Annotated[Optional[Path], typer.Option(help="Checkpoint file of uma.")] = None,  # noqa: UP045
+    stages: StagesOption = "",
+    potential: PotentialOption = "",
+    weights: WeightsOption = None,
     config: ConfigOption = None,
     set_: SetOption = [],  # noqa: B006
     json_: JsonOption = False,
@@ -109,13 +120,8 @@ def evaluate(
     """Score a few files here and now, without a run directory."""
     from hpc.screening import evaluate_files, screening_config
 
-    flags = {
-        "evaluation.stages": stages,
-        "evaluation.potential.name": potential,
-        "evaluation.potential.weights": weights and weights.absolute(),
-    }
-    overrides = [f"{key}={value}" for key, value in flags.items() if value]
-    raise typer.Exit(evaluate_files(files, screening_config(config, [*overrides, *set_], []), json_))
+    flags = overrides_of(stages=stages, potential=potential, weights=weights)
+    raise typer.Exit(evaluate_files(files, screening_config(config, [*flags, *set_], []), json_))
 
 
 @app.command()

@@ -11,10 +11,17 @@ from hpc.options import (
     ChainOption,
     ConfigOption,
     DryRunOption,
+    LimitOption,
+    NamesOption,
+    PotentialOption,
     RunArgument,
     SetOption,
     SiteOption,
+    StagesOption,
+    WeightsOption,
+    WhereOption,
     one_thread,
+    overrides_of,
 )
 from promof_hpc.errors import UsageError
 
@@ -33,6 +40,9 @@ def submit_design(
         "runs/design"
     ),
     set_: SetOption = [],  # noqa: B006
+    ranks: Annotated[int, typer.Option(help="MPI ranks.")] = 0,
+    potential: PotentialOption = "",
+    weights: WeightsOption = None,
     chain: ChainOption = 0,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -41,7 +51,8 @@ def submit_design(
     from hpc.cluster.journeys import submit_design as submit
     from hpc.design import design_config
 
-    raise typer.Exit(submit(design_config(file, set_), run, site, dry_run, chain))
+    flags = overrides_of(ranks=ranks, potential=potential, weights=weights)
+    raise typer.Exit(submit(design_config(file, [*flags, *set_]), run, site, dry_run, chain))
 
 
 @submit_app.command("screen")
@@ -53,6 +64,13 @@ def submit_screen(
     ),
     config: ConfigOption = None,
     set_: SetOption = [],  # noqa: B006
+    ranks: Annotated[int, typer.Option(help="MPI ranks.")] = 0,
+    stages: StagesOption = "",
+    where: WhereOption = [],  # noqa: B006
+    potential: PotentialOption = "",
+    weights: WeightsOption = None,
+    limit: LimitOption = 0,
+    names: NamesOption = None,
     chain: ChainOption = 0,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -61,7 +79,8 @@ def submit_screen(
     from hpc.cluster.journeys import submit_screen as submit
     from hpc.screening import screening_config
 
-    settings = screening_config(config, [*([f"library={library}"] if library else []), *set_], [])
+    flags = overrides_of(library, ranks, stages, potential, weights, limit, names)
+    settings = screening_config(config, [*flags, *set_], where)
     raise typer.Exit(submit(settings, run, site, dry_run, chain))
 
 

@@ -29,7 +29,9 @@ class Session:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Share of the allocated task-seconds that left results, 0 to 1; the rest was starting, deaths and waiting."""
+    """Share of the allocated task-seconds that left results, 0 to 1; the rest was starting and deaths, and of ranks also
+    waiting for work.
+    """
 
     share: float
     allocated_s: float
@@ -66,7 +68,7 @@ def sessions(events: Iterable[Event]) -> list[Session]:
 
 def _trained_s(session: Session, events: Iterable[Event]) -> float:
     """Task-seconds from the first phase to the last checkpoint, or to the last candidates that were published after it:
-    from these the next start goes on.
+    from these the next start goes on. Waiting for evaluations in between is part of training.
     """
     mine = [
         e for e in events if e["writer"] == f"{session.job}-trainer" and session.begin_s <= e["time_s"] <= session.end_s

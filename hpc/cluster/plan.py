@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc.cluster.batch_script import Request, allocation
+from hpc.cluster.batch_script import Request, Role, allocation
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import ROOT, snapshot_files, snapshot_place
 from hpc.cluster.submission import with_code
 from hpc.cluster.wanted import Wanted
-from promof_hpc.config import RunConfig
+from promof_hpc.config import DesignConfig, RunConfig
+from promof_hpc.design.inputs import POLICIES, weights_folder
 from promof_hpc.store.budget import fold
+from promof_hpc.store.checkpoint import KEPT
 from promof_hpc.store.events import read_events
 from promof_hpc.store.run_dir import RunDir
 
@@ -22,6 +24,7 @@ TYPICAL_BASIS = (
     "measured nothing yet"
 )
 BYTES_A_CANDIDATE, BYTES_A_RESULT = 6_000, 25_000  # measured on cells of 100 atoms, compressed
+COPIES_OF_WEIGHTS = 3  # Adam keeps two moments of each
 SHORT_MIN = 15
 
 
@@ -60,15 +63,18 @@ def cost_of(run: RunDir, config: RunConfig) -> Cost:
     return Cost(left, seconds, f"{seconds:.3g} s an evaluation, measured on {structures} of this run")
 
 
-def plan_text(run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wanted], texts: bool = True) -> str:
+def plan_text(
+    run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wanted], texts: bool = True, chain: int = 0
+) -> str:
     """The plan for people.
 
     Args:
         run: may not exist yet.
         texts: whether the batch scripts follow.
+        chain: further jobs of each that trains or evaluates.
     """
     cost = cost_of(run, config)
-    lines = [*_jobs(wanted, site), "", *_costs(cost, config, wanted, site), *_disk(cost)]
+    lines = [*_jobs(wanted, site, chain), "", *_costs(cost, config, wanted, site, chain), *_disk(cost, config)]
     if not texts:
         return "\n".join(lines)
     there = with_code(site, snapshot_place(run))
@@ -76,13 +82,14 @@ def plan_text(run: RunDir, config: RunConfig, site: Site, wanted: Sequence[Wante
     return "\n".join([*lines, *scripts])
 
 
-def _jobs(wanted: Sequence[Wanted], site: Site) -> list[str]:
+def _jobs(wanted: Sequence[Wanted], site: Site, chain: int) -> list[str]:
     lines = []
     for one in wanted:
         beside = f"; beside it {_tasks(one.beside, site)}" if one.beside else ""
         after = f", after {', '.join(one.after)}" if one.after else ""
-        time_min = one.request.time_min
-        lines.append(f"{one.request.name}: {_tasks(one.request, site)}{beside}, {time_min} min{after}")
+        time_min, links = _time_min(one), _links(one, chain)
+        followed = f", and {links} more that go on where it ended" if links else ""
+        lines.append(f"{one.request.name}: {_tasks(one.request, site)}{beside}, {time_min} min{after}{followed}")
         if time_min < SHORT_MIN:
             lines.append(f"  its limit is below {SHORT_MIN} min: most of it goes into starting and saving")
     return lines
@@ -94,7 +101,7 @@ def _tasks(request: Request, site: Site) -> str:
     return f"{asked.nodes} x {asked.tasks_per_node} tasks, {asked.cpus_per_task} CPUs each{gpus}"
 
 
-def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site) -> list[str]:
+def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site, chain: int) -> list[str]:
     budget = "the whole library" if config.budget is None else f"{config.budget} evaluations"
     left = "not known before it is read" if cost.left is None else f"{cost.left} left"
     lines = [f"Budget: {budget}, {left}.", f"Basis: {cost.basis}."]
@@ -102,25 +109,50 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site) 
     evaluating = [request for request in steps if request.role == "evaluate"]
     ranks = sum(request.nodes * request.tasks_per_node for request in evaluating)
     if cost.hours is not None and ranks:
-        unit, hours = "GPU-hours" if site.gpus_per_node else "core-hours", cost.hours / ranks
-        lines.append(f"Evaluation: {cost.hours:.1f} {unit}, {hours:.1f} h on {ranks} ranks.")
+        hours = cost.hours / ranks
+        gpus = sum(request.nodes for request in evaluating) * site.gpus_per_node
+        asked = f"{hours * gpus:.1f} GPU-hours" if gpus else f"{cost.hours:.1f} rank-hours"
+        lines.append(f"Evaluation: {asked}, {hours:.1f} h on {ranks} ranks.")
+        if gpus > ranks:
+            lines.append(f"  {gpus - ranks} of {gpus} GPUs have no rank: farm.ranks={gpus} would use all")
         links = math.ceil(60 * hours / min(request.time_min for request in evaluating))
-        if links > 1:
+        if links > chain + 1:
             lines.append(f"  more than one job's limit: --chain {links - 1} submits {links} that follow one another")
-    most = sum(_node_hours(w) * max(1, site.gpus_per_node) for w in wanted)
-    what = "GPU-hours" if site.gpus_per_node else "node-hours"
-    return [*lines, f"The jobs' limits allow {most:.0f} {what} at most; jobs that have nothing to do end."]
+    most = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if _has_gpus(w, site)) * site.gpus_per_node
+    rest = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if not _has_gpus(w, site))
+    allowed = [f"{most:.0f} GPU-hours"] * bool(most) + [f"{rest:.0f} node-hours without GPUs"] * bool(rest)
+    return [*lines, f"The jobs' limits allow {' and '.join(allowed)} at most; jobs that have nothing to do end."]
+
+
+def _links(wanted: Wanted, chain: int) -> int:
+    """Jobs that follow this one."""
+    return 0 if wanted.request.role is Role.SERIAL else chain
+
+
+def _has_gpus(wanted: Wanted, site: Site) -> bool:
+    return bool(allocation(wanted.request, site).gpus)
+
+
+def _time_min(wanted: Wanted) -> int:
+    """Of a job with two steps, the longer one's."""
+    return max(wanted.request.time_min, wanted.beside.time_min if wanted.beside else 0)
 
 
 def _node_hours(wanted: Wanted) -> float:
-    return wanted.request.nodes * wanted.request.time_min / 60
+    nodes = max(wanted.request.nodes, wanted.beside.nodes if wanted.beside else 0)
+    return nodes * _time_min(wanted) / 60
 
 
-def _disk(cost: Cost) -> list[str]:
+def _disk(cost: Cost, config: RunConfig) -> list[str]:
     files = list(snapshot_files())
     code = sum((ROOT / f).stat().st_size for f in files)
     lines = [f"Code copied into the run: {len(files)} files, {code / 1e6:.0f} MB."]
     if cost.left is not None:
         size = cost.left * (BYTES_A_CANDIDATE + BYTES_A_RESULT) / 1e6
-        lines.append(f"Results: about {size:.0f} MB in two files a batch.")
+        batches = math.ceil(cost.left / config.farm.batch_structures)
+        lines.append(f"Results: about {size:.0f} MB; about {batches} files, one a batch.")
+    if isinstance(config, DesignConfig):
+        weights = [weights_folder(config) / name for name in POLICIES]
+        kept = KEPT * COPIES_OF_WEIGHTS * sum(file.stat().st_size for file in weights if file.is_file())
+        lines.append(f"Checkpoints: about {kept / 1e6:.0f} MB, the newest {KEPT} (weights and Adam's moments).")
     return lines

@@ -20,9 +20,14 @@ def inputs_of(config: DesignConfig) -> dict[str, dict[str, str]]:
     Strategies that need a file which is not there say so themselves.
     """
     return {
-        "policies": _digests(_folder("weights", config.policy.weights), POLICIES),
+        "policies": _digests(weights_folder(config), POLICIES),
         "libraries": _digests(_folder("data", config.policy.data), LIBRARIES),
     }
+
+
+def weights_folder(config: DesignConfig) -> Path:
+    """Where the weights of the policies lie."""
+    return _folder("weights", config.policy.weights)
 
 
 def _folder(kind: str, name: str) -> Path:

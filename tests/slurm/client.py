@@ -48,7 +48,15 @@ class State(StrEnum):
     GONE = "GONE"
 
 
-ENDED = (State.COMPLETED, State.CANCELLED, State.FAILED, State.TIMEOUT, State.NODE_FAIL, State.OUT_OF_MEMORY)
+ENDED = (
+    State.COMPLETED,
+    State.CANCELLED,
+    State.FAILED,
+    State.TIMEOUT,
+    State.NODE_FAIL,
+    State.OUT_OF_MEMORY,
+    State.PREEMPTED,
+)
 
 
 @dataclass(frozen=True)

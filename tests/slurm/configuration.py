@@ -94,7 +94,9 @@ def node_names(settings: ClusterSettings) -> list[str]:
 
 
 def slurm_conf(place: Place, settings: ClusterSettings) -> str:
-    """The text of slurm.conf: every daemon on loopback, no cgroups, two partitions of which `low` can be preempted."""
+    """The text of slurm.conf: every daemon on loopback, no cgroups; the partition `high` requeues jobs of `low` and cancels those
+    of `fragile`.
+    """
     user, path = user_name(), place.path
     controller, accounting, *node_ports = place.ports
     lines = [
@@ -171,6 +173,7 @@ def _partitions(settings: ClusterSettings) -> list[str]:
     common = "Nodes=ALL DefaultTime=10 MaxTime=INFINITE DefMemPerCPU=100 State=UP"
     return [
         f"PartitionName=low Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={settings.grace_s} {common}",
+        f"PartitionName=fragile Default=NO PriorityTier=1 PreemptMode=CANCEL GraceTime={settings.grace_s} {common}",
         f"PartitionName=high Default=NO PriorityTier=10 PreemptMode=OFF {common}",
     ]
 

@@ -19,11 +19,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What each fault cost, a line each."""
+    """Each fault and moment, a line each: whether it was survived, and what it cost."""
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            if lost := dict(report.user_properties).get("lost"):
-                terminalreporter.write_line(f"{outcome.upper()} {report.nodeid.partition('[')[2].rstrip(']')}: {lost}")
+            facts = dict(report.user_properties)
+            if "fault" in facts and (report.when == "call" or outcome == "failed"):
+                cost = facts.get("lost", "ended before what it cost was known")
+                terminalreporter.write_line(f"{outcome.upper()} {facts['fault']}: {cost}")
 
 
 @pytest.fixture(scope="session")

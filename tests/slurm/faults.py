@@ -64,10 +64,14 @@ def kill_rank(job: Callable[[Scene], str], rank: int) -> Fault:
     return do
 
 
-def stop_rank(scene: Scene) -> None:
-    """SIGSTOP an MPI worker; the watchdog must notice."""
-    for process in wait_for(lambda: tasks_of(scene.evaluate, 2), 60, "rank 2"):
-        process.send_signal(signal.SIGSTOP)
+def stop_rank(rank: int) -> Fault:
+    """SIGSTOP one MPI rank; the watchdog, or where that stands still the other ranks, must notice."""
+
+    def do(scene: Scene) -> None:
+        for process in wait_for(lambda: tasks_of(scene.evaluate, rank), 60, f"rank {rank}"):
+            process.send_signal(signal.SIGSTOP)
+
+    return do
 
 
 def preempt(with_signal: bool) -> Fault:
@@ -181,7 +185,8 @@ FAULTS: dict[str, Fault] = {
     "SIGKILL of another trainer": kill_rank(lambda s: s.train, 1),
     "SIGKILL of an MPI worker": kill_rank(lambda s: s.evaluate, 3),
     "SIGKILL of MPI rank 0": kill_rank(lambda s: s.evaluate, 0),
-    "SIGSTOP of a rank": stop_rank,
+    "SIGSTOP of a rank": stop_rank(2),
+    "SIGSTOP of MPI rank 0": stop_rank(0),
     "node set down": node_down,
     "slurmd killed": slurmd_killed,
     "truncated shard": truncate_a_shard,

@@ -44,7 +44,8 @@ def _three(fault: str, *values: object) -> list:
 @pytest.mark.parametrize(("fault", "moment"), [case for fault in FAULTS for case in _three(fault, fault)])
 def test_a_campaign_survives(cluster, config, tmp_path, record_property, fault, moment):
     user, run, chance = User(cluster, tmp_path), RunDir(tmp_path / "run"), random.Random(f"{fault} {moment}")
-    hang_s = HANG_S if fault == "SIGSTOP of a rank" else 600
+    record_property("fault", f"{fault}, moment {moment + 1}")
+    hang_s = HANG_S if fault.startswith("SIGSTOP") else 600
     train, evaluate = user.submit(config, run, f"farm.hang_s={hang_s}", "farm.drain_s=1")
     share = (moment + chance.random()) / 3
     wait_for(lambda: committed(run) >= 1 + share * 0.7 * BUDGET / 2, 180, "the moment")
@@ -88,6 +89,7 @@ def disk(tmp_path):
 
 @pytest.mark.parametrize("moment", _three("full disk"))
 def test_a_campaign_survives_a_full_disk(cluster, config, tmp_path, record_property, disk, moment):
+    record_property("fault", f"full disk, moment {moment + 1}")
     user, run, chance = User(cluster, tmp_path), RunDir(disk / "run"), random.Random(f"full {moment}")
     train, evaluate = user.submit(config, run, "farm.drain_s=1")
     share = (moment + chance.random()) / 3
@@ -118,7 +120,8 @@ def fill(ballast: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [pytest.param(10, id="ten SIGKILLs of everything on one long batch")])
-def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_path, kills):
+def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_path, record_property, kills):
+    record_property("fault", "ten SIGKILLs of everything on one long batch")
     user, chance = User(cluster, tmp_path), random.Random(1)
     overrides = (f"farm.batch_structures={STRUCTURES}", "evaluation.relax.max_steps=40", "farm.ranks=2")
     run = lennard_jones_run(tmp_path / "run", "Slow", STRUCTURES, *overrides)
@@ -138,3 +141,4 @@ def test_kills_of_the_whole_step_on_one_long_batch_convict_nobody(cluster, tmp_p
     ledger = fold(run, None)
     assert ledger.committed == STRUCTURES
     assert "crashed" not in ledger.outcomes
+    record_property("lost", f"one batch was begun {kills + 1} times, no structure is called crashed")

@@ -35,14 +35,16 @@ def test_a_screening_that_is_preempted_five_times_ends_with_the_local_table(clus
     words = [word for setting in overrides for word in ("--set", setting)]
     local, run, user = RunDir(tmp_path / "local"), RunDir(tmp_path / "run"), User(cluster, tmp_path)
     promof("screen", "coremof:2019-ASR", "--run", local.path, *words, "--ranks", 2, cwd=ROOT)
-    user.promof("submit", "screen", "coremof:2019-ASR", *words, "--site", "test-cluster", "--run", run.path)
+    evaluate = user.submit("coremof:2019-ASR", run, *overrides, command="screen")[-1]
     chance = random.Random(potential)
-    wait_for(lambda: is_ingested(run), 300, "the library to be read")
+    wait_for(lambda: is_ingested(run) and committed(run), 300, "the library to be read, and a first result")
     for k in range(PREEMPTIONS):
         moment = (k + chance.random()) / (PREEMPTIONS + 1) * MOFS / BATCH
-        wait_for(lambda least=moment: committed(run) >= least or is_done(run), 600, "the moment")
+        wait_for(lambda least=moment: committed(run) >= least, 600, "the moment")
+        cluster.wait_for(int(evaluate), State.RUNNING, seconds=90)
         cluster.wait_for(cluster.preempt(seconds=1), State.COMPLETED, seconds=90)
     wait_for(lambda: is_done(run), 900, "the end of the screening")
     assert table_of(run) == table_of(local)
     assert verify(run).sound
-    assert "started again" in user.promof("status", run.path)
+    assert cluster.job(int(evaluate)).restarts >= PREEMPTIONS
+    assert f"started again {cluster.job(int(evaluate)).restarts} times" in user.promof("status", run.path)
