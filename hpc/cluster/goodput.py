@@ -29,8 +29,8 @@ class Session:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Share of the allocated task-seconds that left results, 0 to 1; the rest was starting and deaths, and of ranks also
-    waiting for work.
+    """Share of the allocated task-seconds that left results, 0 to 1; the rest was starting and deaths, and of ranks
+    also waiting for work.
     """
 
     share: float

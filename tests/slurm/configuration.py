@@ -94,8 +94,8 @@ def node_names(settings: ClusterSettings) -> list[str]:
 
 
 def slurm_conf(place: Place, settings: ClusterSettings) -> str:
-    """The text of slurm.conf: every daemon on loopback, no cgroups; the partition `high` requeues jobs of `low` and cancels those
-    of `fragile`.
+    """The text of slurm.conf: every daemon on loopback, no cgroups. Jobs of the partition `high`
+    requeue those of `low` and cancel those of `fragile`.
     """
     user, path = user_name(), place.path
     controller, accounting, *node_ports = place.ports
