@@ -15,7 +15,7 @@ import numpy as np
 from promof_hpc.store.candidates import read_entries
 from promof_hpc.store.claims import live_claims
 from promof_hpc.store.run_dir import RunDir
-from promof_hpc.store.shard import Shard, read_shard
+from promof_hpc.store.shard import Shard, read_column, read_shard
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,16 @@ def fold(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> Budg
         wasted=wasted,
         outcomes=dict(sorted(Counter(outcome for _, outcome in first.values()).items())),
     )
+
+
+def all_committed(run: RunDir) -> bool:
+    """Whether every batch of every round has its results; looks at names and reads none, so it is quick at any size."""
+    return all(len(run.committed(n)) >= _batch_count(run.candidates(n)) for n in run.round_numbers())
+
+
+@lru_cache(maxsize=10_000)
+def _batch_count(candidates: Path) -> int:
+    return len(read_column(candidates, "batch_ptr")) - 1
 
 
 @lru_cache(maxsize=10_000)

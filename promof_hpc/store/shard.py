@@ -7,7 +7,8 @@ import hashlib
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,21 +144,26 @@ def read_shard(path: Path) -> Shard:
     Raises:
         CorruptShard: truncated, damaged, or not one of our shards.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: _read_dataset(h5py.h5d.open(file.id, name.encode())) for name in file}
-            attrs = {name: _plain(value) for name, value in file.attrs.items()}
+    with _opened(path) as file:
+        arrays = {name: _read_dataset(file, name) for name in file}
+        attrs = {name: _plain(value) for name, value in file.attrs.items()}
         stated, version = attrs.pop("content_sha256"), attrs.pop("schema_version")
-    except (OSError, KeyError, RuntimeError, ValueError, UnicodeDecodeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise CorruptShard(f"{path} cannot be read ({error}); delete it and run `promof resume` to redo it.") from error
     if version != SCHEMA_VERSION:
         raise CorruptShard(f"{path} has schema version {version}, this promof reads {SCHEMA_VERSION}.")
     shard = Shard(arrays, attrs)
     if shard.digest() != stated:
         raise CorruptShard(f"{path} is damaged (content digest differs); delete it and run `promof resume`.")
     return shard
+
+
+def read_column(path: Path, name: str) -> Column:
+    """One column of a shard, without a look at the rest or its digest.
+
+    Raises:
+        CorruptShard: it cannot be read.
+    """
+    with _opened(path) as file:
+        return _read_dataset(file, name)
 
 
 def ragged(arrays: list[np.ndarray], tail: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
@@ -178,8 +184,25 @@ def list_names(folder: Path, suffix: str = "") -> list[str]:
         return []
 
 
-def _read_dataset(dataset: h5py.h5d.DatasetID) -> Column:
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """A shard open for reading.
+
+    Raises:
+        CorruptShard: what the block reads cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, UnicodeDecodeError) as error:
+        raise CorruptShard(f"{path} cannot be read ({error}); delete it and run `promof resume` to redo it.") from error
+
+
+def _read_dataset(file: h5py.File, name: str) -> Column:
     """By h5py's thin layer: a shard has dozens of small columns, for which h5py's objects cost more than reading."""
+    dataset = h5py.h5d.open(file.id, name.encode())
     values = np.empty(dataset.shape, dataset.dtype)
     if values.size:
         dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)

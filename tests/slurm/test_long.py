@@ -121,28 +121,30 @@ def _leaves_nine_tenths(run: RunDir, role: str, possible: float) -> None:
     assert share >= 0.9 * possible
 
 
-def _restart_s(events, role: str, first: str) -> float:
-    """From the allocation of a job to its first event of work, in the middle of all starts."""
-    waits = [_first(events, session, first) - session.begin_s for session in sessions(events) if session.role == role]
+def _restart_s(events, role: str, kind: str, begins: str) -> float:
+    """From the allocation of a job to the begin of its work, in the middle of all starts."""
+    waits = [_first(events, s, kind, begins) - s.begin_s for s in sessions(events) if s.role == role]
     return statistics.median(wait for wait in waits if math.isfinite(wait))
 
 
-def _first(events, session: Session, kind: str) -> float:
-    times = (float(e["time_s"]) for e in events if e["event"] == kind and e["writer"].startswith(f"{session.job}-"))
+def _first(events, session: Session, kind: str, begins: str) -> float:
+    times = (float(e[begins]) for e in events if e["event"] == kind and e["writer"].startswith(f"{session.job}-"))
     return min((t for t in times if session.begin_s <= t <= session.end_s), default=math.inf)
 
 
 def _young(events) -> float:
     """1 - save / interval - (restart + half an interval) / time between preemptions, at Young's interval."""
     saves = [float(e["copy_s"]) for e in events if e["event"] == "checkpoint"]
-    save, restart = statistics.median(saves), _restart_s(events, TRAIN, "phase")
+    save, restart = statistics.median(saves), _restart_s(events, TRAIN, "phase", "time_s")
     interval = math.sqrt(2 * save * EVERY_S)
     print(f"training: restart {restart:.1f} s, copy {save:.3f} s, Young's interval {interval:.1f} s")
     return 1 - save / interval - (restart + interval / 2) / EVERY_S
 
 
 def _without_half_a_batch(events) -> float:
+    """The batch in hand at some moment is rather a long one: the mean weighted by length."""
     batches = [float(e["end_s"]) - float(e["start_s"]) for e in events if e["event"] == "batch"]
-    restart, batch = _restart_s(events, EVALUATE, "ready"), statistics.median(batches)
-    print(f"evaluation: restart {restart:.1f} s, a batch {batch:.2f} s")
+    restart = _restart_s(events, EVALUATE, "batch", "start_s")
+    batch = sum(seconds**2 for seconds in batches) / sum(batches)
+    print(f"evaluation: restart {restart:.1f} s, the batch in hand {batch:.2f} s")
     return 1 - (restart + batch / 2) / EVERY_S

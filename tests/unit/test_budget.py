@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promof_hpc.store.budget import batches_of, fold
+from promof_hpc.store.budget import all_committed, batches_of, fold
 from promof_hpc.store.candidates import cut_batches
 from promof_hpc.store.claims import Owner, claim
 from promof_hpc.store.results import seal
@@ -49,6 +49,17 @@ def test_in_flight_counts_members_of_live_claims_that_are_not_committed(tmp_path
     assert fold(run, None).in_flight == 2
     commit(run, "00000-00001")
     assert fold(run, None).in_flight == 0
+
+
+def test_all_is_committed_when_every_batch_of_every_round_has_its_file(tmp_path):
+    run = new_run(tmp_path / "r")
+    assert all_committed(run)
+    add_round(run, 0, ["a", "b", "c"])
+    add_round(run, 1, ["d"])
+    for name in ("00000-00000", "00001-00000", "00000-00001"):
+        assert not all_committed(run)
+        commit(run, name)
+    assert all_committed(run)
 
 
 @settings(deadline=None, max_examples=20)
