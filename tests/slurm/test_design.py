@@ -64,3 +64,6 @@ def test_one_job_with_two_steps_spends_exactly_its_budget_through_a_preemption(c
     cluster.wait_for(cluster.preempt(seconds=1), State.COMPLETED, seconds=90)
     ends_exactly(run)
     assert "started again" in user.promof("status", run.path)
+    for word in ("logs", "report", "stop", "resume"):
+        assert str(run.path) in user.promof(word, run.path).replace("\n", "")
+    user.promof("verify", run.path)

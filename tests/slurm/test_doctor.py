@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
+import shlex
 
 import pytest
 
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.site_check import Check
 from promof_hpc.config import dump_config
-from tests.commands import ROOT
+from tests.commands import COMMAND, ROOT
 from tests.slurm.client import ENDED
 
-PROGRAM = """
-import dataclasses, json, pathlib, sys
-from hpc.cluster.doctor.examination import doctor_in_allocation
-from hpc.cluster.site import load_site
-checks = doctor_in_allocation(load_site(sys.argv[1]), pathlib.Path(sys.argv[2]))
-print("CHECKS", json.dumps([dataclasses.asdict(check) for check in checks]))
-"""
+PASSED = {"pass": True, "FAIL": False, "unknown": None}
 
 
 @pytest.fixture
 def examine(cluster, tmp_path):
-    """The lines that the doctor has inside an allocation of two nodes of two tasks, by their names."""
+    """The lines of `promof doctor` in an allocation of two nodes of two tasks, by name, and its exit code."""
 
-    def of(site: Site) -> dict[str, Check]:
-        profile, program = tmp_path / "site.yaml", tmp_path / "program.py"
+    def of(site: Site) -> tuple[dict[str, Check], int]:
+        profile = tmp_path / "site.yaml"
         profile.write_text(dump_config(site))
-        program.write_text(PROGRAM)
-        command = f"PYTHONPATH={ROOT} OMP_NUM_THREADS=1 {sys.executable} {program} {profile} {tmp_path}"
+        words = shlex.join([*COMMAND, "doctor", "--site", str(profile), "--run", str(tmp_path)])
+        command = f"cd {ROOT}; PYTHONPATH={ROOT} OMP_NUM_THREADS=1 {words}"
         options = ("--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2", "--mem=2G", "--time=10")
         job = cluster.submit(command, *options)
-        cluster.wait_for(job, *ENDED, seconds=300)
-        said = re.search(r"^CHECKS (.*)$", cluster.output(job), re.MULTILINE)
-        assert said, cluster.output(job)
-        return {check["name"]: Check(**check) for check in json.loads(said[1])}
+        done = cluster.wait_for(job, *ENDED, seconds=300)
+        lines = re.findall(r"^(pass|FAIL|unknown) +(.*?)  +(.*)$", cluster.output(job), re.MULTILINE)
+        return {name: Check(name, PASSED[word], detail) for word, name, detail in lines}, done.exit_code
 
     return of
 
 
 def test_two_nodes_of_two_ranks_pass_every_line(examine, tmp_path):
-    checks = examine(load_site("test-cluster"))
+    checks, code = examine(load_site("test-cluster"))
     print(*checks.values(), sep="\n")
-    assert [check for check in checks.values() if check.passed is not True] == []
-    assert checks.keys() == {
+    assert [check for check in checks.values() if check.passed is False] == []
+    assert code == 0
+    within = {
         "MPI world", "MPI threads", "GPUs of ranks", "PMI variables", "file visibility", "nodes' clocks", "hard links",
         "file locks", "first writer wins", "locks between nodes", "torch.distributed", "GPUs of trainers",
     }  # fmt: skip
+    assert {name for name in within if name in checks and checks[name].passed} == within
     assert checks["MPI world"].detail == "4 ranks, as many as tasks"
     assert checks["GPUs of ranks"].detail == "n1: 0->0 1->1; n2: 2->0 3->1"
     assert checks["GPUs of trainers"].detail == "n1: 0->0,1; n2: 1->0,1"
@@ -60,10 +54,11 @@ def test_two_nodes_of_two_ranks_pass_every_line(examine, tmp_path):
 def test_ranks_that_srun_starts_without_their_flag_are_told_from_a_world(examine):
     site = load_site("test-cluster")
     without = site.model_copy(update={"mpi": site.mpi.model_copy(update={"srun_flag": None})})
-    checks = examine(without)
+    checks, code = examine(without)
+    assert code == 1
     world = checks["MPI world"]
     assert world.passed is False
-    assert world.detail == "4 tasks, but each is a world of its own"
-    assert "mpi.srun_flag" in world.remedy
-    assert "--mpi=pmi2 for mpich" in world.remedy
+    assert world.detail.startswith("4 tasks, but each is a world of its own; ")
+    assert "mpi.srun_flag" in world.detail
+    assert "--mpi=pmi2 for mpich" in world.detail
     assert checks["torch.distributed"].passed
