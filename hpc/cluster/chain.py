@@ -46,6 +46,6 @@ def why_not(run: RunDir, scheduler: Scheduler, before: Sequence[str]) -> str:
     for job, seen in scheduler.states(before).items():
         if seen.state is JobState.CANCELLED:
             return f"job {job} before it was cancelled"
-        if seen.state is JobState.UNKNOWN:
+        if seen.state in (JobState.UNKNOWN, JobState.GONE):
             return f"what became of job {job} before it is not known ({seen.reason})"
     return ""

@@ -18,7 +18,7 @@ ARRAY_TASKS_MAX = 1_000_000
 
 
 class JobState(StrEnum):
-    """Slurm's words for where a job is; UNKNOWN is ours."""
+    """Slurm's words for where a job is; ours are GONE (it has ended, how is forgotten) and UNKNOWN."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -44,14 +44,16 @@ class JobState(StrEnum):
     RESV_DEL_HOLD = "RESV_DEL_HOLD"
     SIGNALING = "SIGNALING"
     STAGE_OUT = "STAGE_OUT"
+    GONE = "GONE"
     UNKNOWN = "UNKNOWN"
 
 
-FINAL = frozenset(
-    {JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.TIMEOUT, JobState.BOOT_FAIL, JobState.DEADLINE,
-     JobState.OUT_OF_MEMORY, JobState.REVOKED}
-)  # fmt: skip
-MAY_COME_BACK = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})  # ended, but Slurm may be about to requeue it
+# The controller turns a job that it requeues to PENDING before squeue can list it as one of these, so from squeue they
+# are final. Accounts may be older: there the requeue may not have been written down yet.
+REQUEUED_OR_OVER = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
+BADLY = REQUEUED_OR_OVER | {JobState.FAILED, JobState.TIMEOUT, JobState.BOOT_FAIL, JobState.DEADLINE,
+                            JobState.OUT_OF_MEMORY}  # fmt: skip
+FINAL = BADLY | {JobState.COMPLETED, JobState.CANCELLED, JobState.REVOKED, JobState.GONE}
 HELD = frozenset({JobState.REQUEUE_HOLD, JobState.SPECIAL_EXIT, JobState.RESV_DEL_HOLD})
 HELD_REASONS = ("jobheld", "jobholdmaxrequeue", "requeued held", "held state")
 LIVELIEST_FIRST = (JobState.RUNNING, JobState.COMPLETING, JobState.CONFIGURING, JobState.PENDING)
@@ -83,6 +85,11 @@ class Seen:
     def final(self) -> bool:
         """It has ended, and Slurm will not start it again by itself."""
         return self.state in FINAL
+
+    @property
+    def badly(self) -> bool:
+        """It has ended, and not as it should: many a state goes with the exit code 0; None is no good end either."""
+        return self.final and (self.state in BADLY or self.exit_code != 0)
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ def _seen(word: str, reason: str, exit_code: int | None, restarts: int | None = 
     reason = "" if reason in ("None", "(null)", "N/A") else reason
     if state is JobState.UNKNOWN:
         reason = f"Slurm says {word!r}"
-    return Seen(state, reason, exit_code if state in FINAL | MAY_COME_BACK else None, restarts)
+    return Seen(state, reason, exit_code if state in FINAL else None, restarts)
 
 
 def _array_ids(job_id: str) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc.cluster.job_state import (
-    MAY_COME_BACK,
+    REQUEUED_OR_OVER,
     JobFields,
     JobState,
     Seen,
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 DEADLINE_S = 20.0
 LAST_WORDS_S = 1.0
 REMEMBERED_S = 86_400.0
+NO_SUCH_JOB = "Invalid job id specified"
+ASKED_TOGETHER = 8  # jobs about which the controller is asked one by one, at the same time
 FOREIGN = ("SQUEUE_", "SACCT_", "SLURM_TIME_FORMAT")  # a user's own formats and filters
 SQUEUE = ("squeue", "--noheader", "--array", "--states=all",
           "--Format=JobArrayID:|,State:|,RestartCnt:|,exit_code:|,Reason:|")  # fmt: skip
@@ -64,10 +66,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command wrote to its standard output; `why` says why it is no answer, and is empty if it is one."""
+    """What a command wrote to its standard output; `why` says why it is no answer, and is empty if it is one.
+
+    Attributes:
+        answered: it came to its end, or could not begin; False where it was ended at the deadline.
+    """
 
     text: str
     why: str = ""
+    answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Scheduler:
     """Slurm's commands as they are in PATH.
 
     Attributes:
-        deadline_s: any call has returned after this and the seconds that it takes to end what did not answer.
+        deadline_s: any call but `states` has returned after this and the seconds that it takes to end what did not
+            answer.
         environment: of the commands; None: this process's.
     """
 
@@ -92,20 +100,36 @@ class Scheduler:
     def states(self, job_ids: Iterable[str]) -> dict[str, Seen]:
         """Each of these jobs by its id (`123`, or `123_4` of an array), by one squeue and one sacct for all.
 
-        The id of a whole array gets what its liveliest task is.
+        The id of a whole array gets what its liveliest task is. What both leave open the controller is asked about job
+        by job, within a second deadline: only its own word that there is no such job makes one GONE.
         """
         wanted = list(dict.fromkeys(job_ids))
         if not wanted:
             return {}
-        roots = ",".join(dict.fromkeys(job.partition("_")[0] for job in wanted))
+        roots = ",".join(dict.fromkeys(map(_root, wanted)))
         # by user: asked for a job that it has forgotten, squeue fails and says nothing of the others
         squeue = (*SQUEUE, f"--user={os.getuid()}")
         queued, accounted = self._ask_at_once([squeue, (*SACCT, f"--jobs={roots}")])
         in_queue, on_account = from_squeue(queued.text), from_sacct(accounted.text)
         why = "; ".join(answer.why for answer in (queued, accounted) if answer.why)
+        told = {job: of_job(job, on_account) for job in wanted if of_job(job, in_queue) is None}
+        left_open = dict.fromkeys(_root(job) for job, seen in told.items() if not _settled(seen))
+        gone = set() if queued.why else self._gone(list(left_open))
         return {
-            job: of_job(job, in_queue) or _forgotten(of_job(job, on_account), bool(queued.why), why) for job in wanted
+            job: of_job(job, in_queue) or _unlisted(told[job], _root(job) in gone, bool(queued.why), why)
+            for job in wanted
         }
+
+    def _gone(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of which the controller says that it knows no such job."""
+        gone: set[str] = set()
+        for first in range(0, len(job_ids), ASKED_TOGETHER):
+            some = job_ids[first : first + ASKED_TOGETHER]
+            answers = self._ask_at_once([("scontrol", "show", "job", "--oneliner", job) for job in some])
+            gone.update(job for job, answer in zip(some, answers, strict=True) if NO_SUCH_JOB in answer.why)
+            if not all(answer.answered for answer in answers):
+                break  # the rest would wait for as long again
+        return gone
 
     def job(self, job_id: str) -> JobFields:
         """One job in detail; UNKNOWN with the reason if the controller does not say."""
@@ -170,12 +194,14 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 def _finish(process: subprocess.Popen[bytes], name: str, until: float, deadline_s: float) -> Answer:
     try:
         out, errors = process.communicate(timeout=max(LAST_WORDS_S, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # also where the user interrupts us: it is in a group of its own, and would go on
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         with contextlib.suppress(subprocess.TimeoutExpired):  # what has left the group may hold the pipes for ever
             process.communicate(timeout=LAST_WORDS_S)
-        return Answer("", f"{name} did not answer within {deadline_s:g} s")
+        return Answer("", f"{name} did not answer within {deadline_s:g} s", answered=False)
     text, said = out.decode(errors="replace"), _last_line(errors.decode(errors="replace"))
     if process.returncode == 0:
         return Answer(text)
@@ -185,14 +211,27 @@ def _finish(process: subprocess.Popen[bytes], name: str, until: float, deadline_
     return Answer(text, f"{name}: {said}")
 
 
-def _forgotten(accounted: Seen | None, squeue_failed: bool, why: str) -> Seen:
+def _root(job: str) -> str:
+    """The id of the whole array that a task belongs to."""
+    return job.partition("_")[0]
+
+
+def _settled(accounted: Seen | None) -> bool:
+    """Whether the accounts alone say that a job is over."""
+    return accounted is not None and accounted.final and accounted.state not in REQUEUED_OR_OVER
+
+
+def _unlisted(accounted: Seen | None, gone: bool, squeue_failed: bool, why: str) -> Seen:
     """What is known of a job that squeue does not list."""
+    if gone and not (accounted and accounted.final):
+        return Seen(JobState.GONE, "the controller knows it no more")
     if accounted is None:
         return Seen(JobState.UNKNOWN, why or "neither squeue nor sacct knows it")
-    ended = accounted.final or accounted.state in (*MAY_COME_BACK, JobState.UNKNOWN)
-    if squeue_failed or ended:
+    believed = accounted.state not in REQUEUED_OR_OVER if squeue_failed else _settled(accounted)
+    if gone or believed or accounted.state is JobState.UNKNOWN:
         return accounted
-    return Seen(JobState.UNKNOWN, f"squeue does not list it any more, and sacct still says {accounted.state}")
+    squeue = "did not answer" if squeue_failed else "does not list it any more"
+    return Seen(JobState.UNKNOWN, f"squeue {squeue}, and sacct still says {accounted.state}")
 
 
 def _last_line(text: str) -> str:
@@ -219,7 +258,7 @@ class CachedScheduler:
         wanted = list(dict.fromkeys(job_ids))
         memory = _Memory.read(self.path)
         if self._is_old(memory, wanted):
-            with _alone(self.path) as ours:
+            with alone(self.path) as ours:
                 memory = _Memory.read(self.path)  # another process may have asked since
                 if ours and self._is_old(memory, wanted):
                     memory = self._look(memory, wanted)
@@ -276,8 +315,8 @@ def _seen_of(content: Mapping[str, Any]) -> Seen:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether this process may ask now: no other that shares `path` is asking."""
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process may go ahead: no other that shares `path` is in such a block."""
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc.cluster.job_state import JobState, Seen, from_sacct, from_scontrol, from_squeue, job_state
-from hpc.cluster.scheduler import CachedScheduler, Limits, Scheduler
+from hpc.cluster.scheduler import ASKED_TOGETHER, CachedScheduler, Limits, Scheduler
 from tests.processes import wait_for
 from tests.slurm_commands import SlurmCommands
 
+NO_SUCH_JOB = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 NOT_THERE = "neither squeue nor sacct knows it"
 SHOWN = (
     "JobId=12 JobName=a name with EndTime in it UserId=me(1) JobState=FAILED Reason=launch failed requeued held "
@@ -82,8 +83,9 @@ def test_squeue_counts_where_both_know_a_job_and_stale_accounts_are_not_believed
     slurm.says("squeue", "1|COMPLETED|0|0|None|\n")
     slurm.says("sacct", "1|RUNNING|0:0\n2|RUNNING|0:0\n3|NODE_FAIL|0:0\n")
     seen = slurm.scheduler().states(["1", "2", "3"])
-    assert [one.state.value for one in seen.values()] == ["COMPLETED", "UNKNOWN", "NODE_FAIL"]
+    assert [one.state.value for one in seen.values()] == ["COMPLETED", "UNKNOWN", "UNKNOWN"]
     assert "sacct still says RUNNING" in seen["2"].reason
+    assert "sacct still says NODE_FAIL" in seen["3"].reason
     slurm.write("squeue", "exit 1")
     assert slurm.scheduler().states(["2"])["2"].state is JobState.RUNNING
 
@@ -142,8 +144,79 @@ def test_the_states_of_case_c040_are_read_beside_steps_and_a_header(slurm):
     for word in ("NODE_FAIL", "REQUEUED", "PREEMPTED", "SPECIAL_EXIT", "STOPPED", "FROBNICATED", "CANCELLED by 2001"):
         slurm.says("sacct", lines.format(word))
         seen = slurm.scheduler().states(["4711"])["4711"]
-        assert seen.state == {"FROBNICATED": "UNKNOWN", "CANCELLED by 2001": "CANCELLED"}.get(word, word)
+        read = {"CANCELLED by 2001": "CANCELLED"} | dict.fromkeys(("FROBNICATED", "NODE_FAIL", "PREEMPTED"), "UNKNOWN")
+        assert seen.state == read.get(word, word)
         assert seen.exit_code is None
+
+
+@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
+def test_what_slurm_may_requeue_is_over_where_squeue_lists_it_or_the_controller_has_forgotten_it(slurm, state):
+    slurm.says("squeue", f"1|{state}|0|0|None|\n2|PENDING|1|0|BeginTime|\n")
+    slurm.says("sacct", f"1|{state}|0:0\n2|{state}|0:0\n3|{state}|0:0\n")
+    slurm.write("scontrol", NO_SUCH_JOB)
+    seen = slurm.scheduler().states(["1", "2", "3"])
+    assert [one.state.value for one in seen.values()] == [state, "PENDING", state]
+    assert [one.final for one in seen.values()] == [True, False, True]
+    assert slurm.calls("scontrol") == ["show job --oneliner 3"]
+    slurm.write("squeue", "exit 1")
+    seen = slurm.scheduler().states(["3"])["3"]
+    assert (seen.state, seen.reason) == (JobState.UNKNOWN, f"squeue did not answer, and sacct still says {state}")
+    assert len(slurm.calls("scontrol")) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_is_gone_where_the_controller_itself_knows_it_no_more(slurm, mode):
+    slurm.write("sacct", MODES[mode][0])
+    slurm.write("scontrol", NO_SUCH_JOB)
+    seen = slurm.scheduler(1.0 if mode == "slow" else 20.0).states(["4711"])["4711"]
+    assert seen == Seen(JobState.GONE, "the controller knows it no more")
+    assert seen.final
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["exit 0", "exit 1", "echo 'JobId=4711 JobState=PENDING'", "/bin/sleep 120",
+     "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"],
+)  # fmt: skip
+def test_no_other_answer_of_the_controller_makes_a_job_gone(slurm, body):
+    slurm.write("scontrol", body)
+    assert slurm.scheduler(1.0).states(["4711"])["4711"] == Seen(JobState.UNKNOWN, NOT_THERE)
+
+
+def test_a_controller_is_not_asked_where_squeue_is_silent_and_once_for_the_tasks_of_an_array(slurm):
+    slurm.write("scontrol", NO_SUCH_JOB)
+    seen = slurm.scheduler().states(["5_0", "5_1", "6"])
+    assert [one.state.value for one in seen.values()] == ["GONE"] * 3
+    assert sorted(slurm.calls("scontrol")) == ["show job --oneliner 5", "show job --oneliner 6"]
+    slurm.write("squeue", "exit 1")
+    assert slurm.scheduler().states(["5_0"])["5_0"].state is JobState.UNKNOWN
+    assert len(slurm.calls("scontrol")) == 2
+
+
+def test_a_controller_that_does_not_answer_is_not_asked_about_every_job(slurm):
+    slurm.write("scontrol", "/bin/sleep 120")
+    begin = time.monotonic()
+    seen = slurm.scheduler(1.0).states([str(job) for job in range(40)])
+    assert {one.state for one in seen.values()} == {JobState.UNKNOWN}
+    assert len(slurm.calls("scontrol")) <= ASKED_TOGETHER
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize(
+    ("seen", "badly"),
+    [
+        *((Seen(JobState(word), "", 0), True) for word in
+          ("FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")),
+        (Seen(JobState.COMPLETED, "", 0), False),
+        (Seen(JobState.COMPLETED, "", 1), True),
+        (Seen(JobState.CANCELLED, "cancelled by 2001", 0), False),
+        (Seen(JobState.GONE), True),
+        (Seen(JobState.RUNNING), False),
+        (Seen(JobState.UNKNOWN), False),
+    ],
+)  # fmt: skip
+def test_many_a_bad_end_goes_with_the_exit_code_0(seen, badly):
+    assert seen.badly is badly
 
 
 def test_without_any_command_nothing_raises(tmp_path):
