@@ -7,18 +7,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.kinds import config_of, kind_of
 from hpc.worker import load_run_potential
-from promof_hpc.config import RunConfig, ScreenConfig, dump_config, load_config
+from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, dump_config, load_config
 from promof_hpc.errors import UsageError
 from promof_hpc.physics.registry import chosen_potential
 from promof_hpc.store.run_dir import RunDir, is_ingested
-from promof_hpc.store.shard import list_names, publish_text
+from promof_hpc.store.shard import list_names, publish_text, replace_text
 
 if TYPE_CHECKING:
     from promof_hpc.physics.potential import Potential
@@ -42,6 +42,9 @@ def begin_run(path: Path, config: ScreenConfig, kind: str = "screen") -> RunDir:
 def open_same(path: Path, config: RunConfig, kind: str) -> RunDir | None:
     """The run that is at `path` already; None if there is none.
 
+    It goes on with as many processes as `config` says, and with this way of theirs to learn together: whoever begins to
+    work on it from now on reads that in its configuration, whose other keys stay as they were.
+
     Raises:
         UsageError: it is of another kind, or was begun with another configuration.
     """
@@ -52,8 +55,10 @@ def open_same(path: Path, config: RunConfig, kind: str) -> RunDir | None:
     if kind_of(run) != kind:
         raise UsageError(f"{path} holds a run of kind {kind_of(run)}, not {kind}; {remedy}")
     begun = load_config(type(config), run.config)
-    if _fixed(begun) != _fixed(config):
-        raise UsageError(f"{path} was begun with another configuration ({run.config}); {remedy}")
+    if differing := list(_differing(_fixed(begun), _fixed(config))):
+        raise UsageError(
+            f"{path} was begun with another configuration: {', '.join(differing)} in {run.config}; {remedy}"
+        )
     now = config_of(run).budget
     if config.budget not in (begun.budget, now):
         if kind == "design":
@@ -62,13 +67,35 @@ def open_same(path: Path, config: RunConfig, kind: str) -> RunDir | None:
                 f"(N > {now})"
             )
         raise UsageError(f"{path} has a budget of {now}, the configuration says {config.budget}; {remedy}")
+    if (going_on := _with_processes_of(config, begun)) != begun:
+        replace_text(run.config, dump_config(going_on))
     return run
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
-    """What of a configuration a run keeps from its beginning; the budget has rules of its own, and how many
-    processes work on it may change."""
-    return config.model_dump(exclude={"budget": True, "farm": {"ranks"}, "training": True})
+    """What of a configuration a run keeps from its beginning; the budget has rules of its own, and how many processes
+    work on it may change, how they share the work of learning, and on which devices; not with which precision."""
+    kept = config.model_dump(exclude={"budget": True, "farm": {"ranks"}, "training": True})
+    policies = {"training": {"precision": config.training.precision}} if isinstance(config, DesignConfig) else {}
+    return kept | policies
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """The keys in which two dumped configurations of one class differ."""
+    for key in {**one, **other}:
+        here, there = one.get(key, ...), other.get(key, ...)
+        if isinstance(here, dict) and isinstance(there, dict):
+            yield from _differing(here, there, f"{section}{key}.")
+        elif here != there:
+            yield f"{section}{key}"
+
+
+def _with_processes_of(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """What `_fixed` leaves out, but the budget, of one configuration, and everything else of the other."""
+    changed: dict[str, Any] = {"farm": begun.farm.model_copy(update={"ranks": config.farm.ranks})}
+    if isinstance(config, DesignConfig):
+        changed["training"] = config.training
+    return begun.model_copy(update=changed)
 
 
 def create_run(path: Path, config: RunConfig, potential: Potential, record: Mapping[str, Any]) -> RunDir:
