@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,34 +12,55 @@ from pathlib import Path
 from typing import Any
 
 from hpc.cluster.folders.jobs import has_jobs
-from hpc.cluster.steering import describe_jobs
+from hpc.cluster.job_state import JobState
+from hpc.cluster.steering import describe_jobs, known_jobs, patience_s
 from hpc.console import describe
 from hpc.exit_codes import DONE, FAILED, INCOMPLETE
 from hpc.kinds import as_screening, config_of, design_of
 from promof_hpc.report.campaign_status import is_campaign
-from promof_hpc.report.status import snapshot
+from promof_hpc.report.status import Snapshot, snapshot
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
+WATCH_S = 2.0
+
 
 def show_status(path: Path, watch: bool, as_json: bool) -> None:
-    """Print where a run, or a folder that jobs prepare or train in, stands; with `watch`, until a run ends."""
+    """Print where a run, or a folder that jobs prepare or train in, stands; with `watch`, until a run ends.
+
+    A run ends when it is done, or when nobody works on it and no job is left that will. Jobs of which the scheduler has
+    known nothing for `patience_s` are no longer waited for.
+    """
     if "config.yaml" not in list_names(path.absolute()) and has_jobs(path):
         from hpc.cluster.folders.journeys import describe_folder
 
         print("\n".join(describe_folder(path)))
         return
     run = RunDir.open(path)
-    budget = config_of(run).budget
+    budget, known_s = config_of(run).budget, time.monotonic()
     while True:
-        now = snapshot(run, budget)
-        jobs = describe_jobs(run)
-        print(json.dumps(now.as_dict() | {"jobs": jobs}) if as_json else "\n".join([describe(now), *jobs]), flush=True)
-        if not watch or now.state in ("done", "idle"):
+        now, jobs = snapshot(run, budget), known_jobs(run)
+        lines = describe_jobs(run, jobs)
+        print(
+            json.dumps(now.as_dict() | {"jobs": lines}) if as_json else "\n".join([describe(now), *lines]), flush=True
+        )
+        left = [job for job in jobs if not job.over]
+        if not watch or now.state == "done" or (_rests(now) and not left):
             return
-        time.sleep(2.0)
+        if not _rests(now) or any(job.seen.state is not JobState.UNKNOWN for job in left):
+            known_s = time.monotonic()
+        elif (silent_s := time.monotonic() - known_s) > patience_s(run):
+            print(f"No longer watched: for {silent_s:.0f} s nobody has worked on {path}, and the scheduler has known "
+                  "nothing of its jobs.", file=sys.stderr)  # fmt: skip
+            return
+        time.sleep(WATCH_S)
+
+
+def _rests(now: Snapshot) -> bool:
+    """Nobody is at work; a screening that was asked to stop is `stopping` for ever."""
+    return now.state == "idle" or (now.state == "stopping" and not now.campaign and not now.ranks)
 
 
 def show_budget(path: Path, as_json: bool) -> None:

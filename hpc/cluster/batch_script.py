@@ -85,7 +85,8 @@ def usual_request(role: Role, run: Path, site: Site, nodes: int = 1) -> Request:
 
 
 def check_run_path(run: Path) -> None:
-    """Refuse a run directory whose path Slurm would change (measured on 22.05; spaces and quotes come through).
+    """Refuse a run directory whose path Slurm would change (measured on 22.05; spaces and quotes come through), or
+    Python.
 
     Raises:
         UsageError: with the characters that are in the way.
@@ -96,6 +97,8 @@ def check_run_path(run: Path) -> None:
         why = f"has '{match[0]}', which Slurm replaces in the names of log files"
     elif match := re.search(r"[\\\n]", path):
         why = f"has {match[0]!r}, which cannot stand in a batch script"
+    elif ":" in path:
+        why = "has a colon, which PYTHONPATH cannot hold"
     elif re.search("[\ud800-\udfff]", path):
         why = "has bytes that are not UTF-8"
     elif not run.is_absolute():

@@ -10,7 +10,7 @@ from hpc.cluster.batch_script import check_run_path
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import Site, load_site
 from hpc.cluster.steering import resume_jobs
-from hpc.cluster.submission import submissions, submit
+from hpc.cluster.submission import no_other_submits, submissions, submit
 from hpc.cluster.wanted import wanted_jobs
 from hpc.exit_codes import DONE, FAILED, USAGE
 from hpc.kinds import config_of, is_done, kind_of
@@ -31,7 +31,7 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
     """
     from hpc.design import begin_design, check_design
 
-    site = load_site(site_name)
+    site = _site_for(path, site_name)
     if dry_run:
         return _show(config, path, site, "design", lambda: check_design(config))
     run, _ = begin_design(path, config)
@@ -43,7 +43,7 @@ def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: boo
     from hpc.runs import begin_run
     from promof_hpc.screen.library import scan as check_library
 
-    site = load_site(site_name)
+    site = _site_for(path, site_name)
     if dry_run:
         return _show(config, path, site, "screen", lambda: check_library(config.library))
     return _hand_over(begin_run(path, config), site, chain)
@@ -69,7 +69,7 @@ def submit_reference(
     """
     from hpc.reference import begin_reference, reference_config
 
-    site = load_site(site_name)
+    site = _site_for(path, site_name)
     if dry_run:
         settings = reference_config(RunDir(path.absolute()), library, ranks, config, overrides)
         return _show(settings, path, site, "reference", lambda: None)
@@ -105,6 +105,12 @@ def examine(site_name: str, run_path: Path | None) -> int:
     return FAILED if any(check.passed is False for check in checks) else DONE
 
 
+def _site_for(path: Path, name: str) -> Site:
+    """The profile of a site, once the run's path is known to be one that jobs can work in: before anything is made."""
+    check_run_path(path.absolute())
+    return load_site(name)
+
+
 def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[[], object]) -> int:
     """Print the plan, then whether everything is there that the run needs."""
     run = RunDir(path.absolute())
@@ -119,17 +125,23 @@ def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[
 
 
 def _hand_over(run: RunDir, site: Site, chain: int = 0) -> int:
-    check_run_path(run.path)
     if is_done(run):
         print(f"{run.path} is done; nothing was submitted.")
         return DONE
-    if submissions(run):  # a second submission must not double what waits or works
+    with no_other_submits(run):
+        known = submissions(run)
+        if not known:
+            _submit_all(run, site, chain)
+    if known:  # a second submission must not double what waits or works
         replace_text(run.site, dump_config(site))
-        return resume_jobs(run)
+        return resume_jobs(run, chain)
+    print(f"Follow it with `promof status {run.path} --watch`; nothing here needs to stay open.")
+    return DONE
+
+
+def _submit_all(run: RunDir, site: Site, chain: int) -> None:
     config = config_of(run)
     wanted = wanted_jobs(run, config, site, kind_of(run))
     print(plan_text(run, config, site, wanted), end="\n\n")
     for job in submit(run, site, wanted, chain):
         print(f"Submitted {job.name} as job {job.job}.")
-    print(f"Follow it with `promof status {run.path} --watch`; nothing here needs to stay open.")
-    return DONE

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpc.cluster.job_state import Seen
+from hpc.cluster.job_state import JobState, Seen
 from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import Submitted, submissions
+from hpc.cluster.submission import Submitted, record_of, submissions
 from promof_hpc.config import load_config
 from promof_hpc.store.events import Event, read_events
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names
 
+ASK_ANEW_S = 10.0  # for what a person orders now, a word from before is worth less than a question more to Slurm
 TROUBLE = {
     "requeue_failed": "it could not requeue itself ({}): `promof resume` submits what is missing",
     "missed": "its processes did not find each other (farm.meeting_s){}",
@@ -30,7 +31,8 @@ class JobView:
 
     Attributes:
         began_s: when it last began to work on the run; None: not yet.
-        left: why it left then (`Asked` or DONE); empty while it works, or where it was killed.
+        left: what it was asked for when it left then (a name of `Asked`); empty while it works, or where it was killed.
+        why: why it left, in words; empty where all was done.
         restarts: how often it has begun again.
         trouble: why it could not do that, or did not begin.
         seen: the scheduler's word.
@@ -39,6 +41,7 @@ class JobView:
     submitted: Submitted
     began_s: float | None
     left: str
+    why: str
     restarts: int
     trouble: str
     seen: Seen
@@ -46,12 +49,12 @@ class JobView:
     @property
     def over(self) -> bool:
         """It will do nothing more for the run: by its own word, or because the scheduler is sure."""
-        return self.left in ("NOTHING", "LEAVE") or self.seen.final
+        return self.left in ("NOTHING", "IDLE", "LEAVE") or self.seen.final
 
     @property
     def failed(self) -> bool:
         """It ended without having said why."""
-        return self.seen.final and not self.left and self.seen.exit_code != 0
+        return self.seen.badly and not self.left
 
     def describe(self) -> str:
         """In one line."""
@@ -67,13 +70,16 @@ class JobView:
     def _state(self) -> str:
         if self.left == "NOTHING":
             return "done"
-        if self.left == "LEAVE":
-            return "left, because the run was to stop"
+        if self.left in ("IDLE", "LEAVE"):
+            return f"left: {self.why or 'the run was to stop'}"
         if self.left in ("REQUEUE", "HOLD") and not self.seen.final:
             why = "a warning of Slurm" if self.left == "REQUEUE" else "SIGTERM"
             return f"stopped after {why}, {_word(self.seen)}"
         if self.began_s is not None and not self.seen.final:
-            return f"at work since {time.strftime('%H:%M', time.localtime(self.began_s))}"
+            since = f"at work since {time.strftime('%H:%M', time.localtime(self.began_s))}"
+            if self.seen.state is not JobState.UNKNOWN:
+                return since
+            return f"{since} by its own word; unknown to the scheduler ({self.seen.reason})"
         return _word(self.seen)
 
 
@@ -82,18 +88,30 @@ def _word(seen: Seen) -> str:
     return f"{seen.state.lower()}{reason}"
 
 
-def jobs_of(run: RunDir) -> list[JobView]:
-    """Every job that was submitted for a run, oldest first; asks the scheduler at most once in the site's `poll_s`."""
+def jobs_of(run: RunDir, anew: bool = False) -> list[JobView]:
+    """Every job that was submitted for a run, oldest first; asks the scheduler at most once in the site's `poll_s`.
+
+    Args:
+        anew: somebody acts on the answer: it may be `ASK_ANEW_S` old at most.
+    """
     known = submissions(run)
     if not known:
         return []
     site = load_config(Site, run.site)
-    said = CachedScheduler(Scheduler(), scheduler_cache(), site.poll_s).states(s.job for s in known)
+    poll_s = min(ASK_ANEW_S, site.poll_s) if anew else site.poll_s
+    said = CachedScheduler(Scheduler(), scheduler_cache(), poll_s).states(s.job for s in known)
     events: dict[str, list[Event]] = {}
     for event in read_events(run):
         if "job" in event and "role" in event:
             events.setdefault(str(event["job"]), []).append(event)
-    return [_view(s, events.get(s.job, []), said[s.job]) for s in known]
+    return [_view(s, events.get(s.job, []), _if_ours(run, s, said[s.job])) for s in known]
+
+
+def _if_ours(run: RunDir, submitted: Submitted, seen: Seen) -> Seen:
+    """Where a site hides other users' jobs, its controller says of them that there are none."""
+    if seen.state is not JobState.GONE or record_of(run, submitted.job).stat().st_uid == os.getuid():
+        return seen
+    return Seen(JobState.UNKNOWN, "another user submitted it, and the controller says nothing about it")
 
 
 def _view(submitted: Submitted, events: Sequence[Event], seen: Seen) -> JobView:
@@ -102,11 +120,12 @@ def _view(submitted: Submitted, events: Sequence[Event], seen: Seen) -> JobView:
     began = [e for e in events if e["event"] == "job_began"]
     last = began[-1] if began else None
     since = [e for e in events if last is None or e["restart"] == last["restart"]]
-    left = [str(e["asked"]) for e in since if e["event"] == "job_leaves"]
+    left = [e for e in since if e["event"] == "job_leaves"]
     trouble = [TROUBLE[e["event"]].format(e.get("why", "")) for e in since if e["event"] in TROUBLE]
-    began_s = float(last["time_s"]) if last else None
-    restarts = int(last["restart"]) if last else 0
-    return JobView(submitted, began_s, left[-1] if left else "", restarts, trouble[-1] if trouble else "", seen)
+    view = JobView(submitted, None, "", "", 0, trouble[-1] if trouble else "", seen)
+    if left:
+        view = replace(view, left=str(left[-1]["asked"]), why=str(left[-1].get("why", "")))
+    return replace(view, began_s=float(last["time_s"]), restarts=int(last["restart"])) if last else view
 
 
 def scheduler_cache() -> Path:

@@ -11,7 +11,7 @@ from hpc.cluster.overview import JobView, jobs_of, log_files
 from hpc.cluster.plan import plan_text
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import submit
+from hpc.cluster.submission import no_other_submits, submit
 from hpc.cluster.wanted import Wanted, outstanding, wanted_jobs
 from hpc.exit_codes import DONE, FAILED
 from hpc.kinds import config_of, is_done, kind_of
@@ -22,6 +22,7 @@ from promof_hpc.store.run_dir import RunDir, clear_stop, request_stop
 from promof_hpc.store.shard import list_names
 
 LAST_LINES = 25
+SILENT_POLLS = 10
 
 
 def is_on_cluster(run: RunDir) -> bool:
@@ -35,7 +36,7 @@ def stop_run(path: Path, now: bool) -> int:
     request_stop(run, "promof stop")
     print(f"Asked {path} to stop at the next safe point; `promof resume {path}` goes on.")
     if now and is_on_cluster(run):
-        ids = [job.submitted.job for job in jobs_of(run) if not job.over]
+        ids = [job.submitted.job for job in jobs_of(run, anew=True) if not job.over]
         why = Scheduler().cancel(ids)
         if why:
             raise PromofError(
@@ -45,44 +46,58 @@ def stop_run(path: Path, now: bool) -> int:
     return DONE
 
 
-def resume_jobs(run: RunDir) -> int:
-    """Release what is held, and submit the jobs that a run misses; jobs that are waiting or working are left alone."""
-    config, site, jobs = config_of(run), load_config(Site, run.site), jobs_of(run)
+def resume_jobs(run: RunDir, chain: int = 0) -> int:
+    """Release what is held, and submit the jobs that a run misses; jobs that are waiting or working are left alone.
+
+    Args:
+        chain: further jobs of each that is submitted, as of `hpc.cluster.submission.submit`.
+
+    Raises:
+        PromofError: see there; or another command submits jobs of this run just now.
+    """
     if is_done(run):
         print(f"{run.path} is done.")
         return DONE
-    clear_stop(run)
-    for job in jobs:
-        if job.seen.held:
-            why = Scheduler().release(job.submitted.job)
-            print(
-                f"Job {job.submitted.job} was held by Slurm; "
-                + (f"releasing it failed ({why})" if why else "released.")
-            )
-    missing = _missing(run, jobs)
-    for job in jobs:
-        if not job.over:
+    with no_other_submits(run):
+        jobs = jobs_of(run, anew=True)
+        clear_stop(run)
+        for job in jobs:
+            if job.seen.held:
+                _release(job)
+        missing, alive = missing_jobs(run, jobs), [job for job in jobs if not job.over]
+        for job in alive:
             print(job.describe())
-    if missing:
-        print(plan_text(run, config, site, missing, texts=False))
-    for submitted in submit(run, site, missing) if missing else []:
-        print(f"Submitted {submitted.name} as job {submitted.job}.")
+        if missing:
+            config, site = config_of(run), load_config(Site, run.site)
+            print(plan_text(run, config, site, missing, texts=False))
+            for submitted in submit(run, site, missing, chain):
+                print(f"Submitted {submitted.name} as job {submitted.job}.")
+        else:
+            print("Nothing was submitted: of the jobs that the run needs none is known to be over.")
+    if chain and alive:
+        print("--chain counts for what is submitted now; jobs that were there already get no further links.")
     return DONE
+
+
+def _release(job: JobView) -> None:
+    why = Scheduler().release(job.submitted.job)
+    what = f"releasing it failed ({why})" if why else "released."
+    print(f"Job {job.submitted.job} was held by Slurm; {what}")
 
 
 def retry_failed(path: Path) -> int:
     """Submit again the jobs that failed, and no others."""
     run = RunDir.open(path)
-    jobs = jobs_of(run)
-    newest = {job.submitted.name: job for job in jobs}
-    failed = [name for name, job in newest.items() if job.failed]
-    if not failed:
-        print("No job has failed.")
-        return DONE
-    config, site = config_of(run), load_config(Site, run.site)
-    again = [one for one in wanted_jobs(run, config, site, kind_of(run)) if one.request.name in failed]
-    for submitted in submit(run, site, again):
-        print(f"Submitted {submitted.name} again, as job {submitted.job}.")
+    with no_other_submits(run):
+        newest = {job.submitted.name: job for job in jobs_of(run, anew=True)}
+        failed = [name for name, job in newest.items() if job.failed]
+        if not failed:
+            print("No job has failed.")
+            return DONE
+        config, site = config_of(run), load_config(Site, run.site)
+        again = [one for one in wanted_jobs(run, config, site, kind_of(run)) if one.request.name in failed]
+        for submitted in submit(run, site, again):
+            print(f"Submitted {submitted.name} again, as job {submitted.job}.")
     return DONE
 
 
@@ -98,12 +113,16 @@ def show_logs(path: Path, failed: bool) -> int:
     return FAILED if failed and files else DONE
 
 
-def describe_jobs(run: RunDir) -> Sequence[str]:
+def known_jobs(run: RunDir) -> list[JobView]:
+    """The jobs of a run; none where none was submitted."""
+    return jobs_of(run) if is_on_cluster(run) else []
+
+
+def describe_jobs(run: RunDir, jobs: Sequence[JobView]) -> Sequence[str]:
     """A line a job, and what to do where one is missing; empty where none was submitted."""
-    jobs = jobs_of(run) if is_on_cluster(run) else []
     lines = [job.describe() for job in jobs]
     lines += describe_goodput(goodput(read_events(run)) if jobs else {})
-    missing = [] if not jobs or is_done(run) else _missing(run, jobs)
+    missing = [] if not jobs or is_done(run) else missing_jobs(run, jobs)
     if missing:
         roles = " and ".join(one.what for one in missing)
         failed = f"; `promof logs {run.path} --failed` says why" if any(job.failed for job in jobs) else ""
@@ -111,7 +130,16 @@ def describe_jobs(run: RunDir) -> Sequence[str]:
     return lines
 
 
-def _missing(run: RunDir, jobs: Sequence[JobView]) -> list[Wanted]:
-    """What a run that is not done needs beside the jobs that wait or work."""
+def patience_s(run: RunDir) -> float:
+    """How long the jobs of a run may be unknown to the scheduler before nobody waits for them any more."""
+    return SILENT_POLLS * load_config(Site, run.site).poll_s
+
+
+def missing_jobs(run: RunDir, jobs: Sequence[JobView]) -> list[Wanted]:
+    """What a run that is not done needs beside the jobs that wait or work.
+
+    Args:
+        jobs: all that were submitted for it (`hpc.cluster.overview.jobs_of`).
+    """
     wanted = wanted_jobs(run, config_of(run), load_config(Site, run.site), kind_of(run))
     return outstanding(wanted, [job for job in jobs if not job.over])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.cluster.batch_script import Request, Role, parameters, python_command
-from hpc.cluster.scheduler import Scheduler
+from hpc.cluster.scheduler import Scheduler, alone
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import take_snapshot
 from hpc.cluster.wanted import Wanted
 from promof_hpc.config import dump_config
-from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.errors import PromofError
 from promof_hpc.store.run_dir import RunDir
 from promof_hpc.store.shard import list_names, publish_text, replace_text
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 HOUR_S = 3600.0
+SBATCH_S = 300.0  # a busy controller takes a job minutes after it was asked to, and nobody would know of it
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,16 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     Raises:
         PromofError: too many submissions within an hour, or Slurm refuses a job (with its words).
     """
-    check_rate(run, site, len(wanted) * (1 + chain))
+    links = [0 if one.request.role is Role.SERIAL else chain for one in wanted]
+    check_rate(run, site, len(wanted) + sum(links))
     code = take_snapshot(run)
     make_place(run, site)
     done: list[Submitted] = []
-    for one in wanted:
+    for one, following in zip(wanted, links, strict=True):
         before = tuple(s.job for s in done if s.name in one.after)
         first = replace(one, request=replace(one.request, after=(*one.request.after, *before)))
         done.append(_submit(run, with_code(site, code), first, code.name))
-        for _ in range(0 if one.request.role is Role.SERIAL else chain):
+        for _ in range(following):
             link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))
             done.append(_submit(run, with_code(site, code), link, code.name))
     return done
@@ -74,8 +77,6 @@ def make_place(run: RunDir, site: Site) -> None:
 
 def with_code(site: Site, code: Path) -> Site:
     """The site with this code first among what Python imports."""
-    if ":" in str(code):
-        raise UsageError(f"The path of the run has a colon, which PYTHONPATH cannot hold: {code}; choose another.")
     line = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return site.model_copy(update={"setup": (*site.setup, line)})
 
@@ -98,8 +99,29 @@ def put_on_record(run: RunDir, job: str, request: Request, what: str, code: str)
     """Remember a job that was submitted."""
     submitted = Submitted(job, request.name, what, time.time(), request.nodes, request.tasks_per_node,
                           request.time_min, code)  # fmt: skip
-    publish_text(run.submissions / f"{job}.json", json.dumps(asdict(submitted)))
+    publish_text(record_of(run, job), json.dumps(asdict(submitted)))
     return submitted
+
+
+def record_of(run: RunDir, job: str) -> Path:
+    """Where a job that was submitted is remembered."""
+    return run.submissions / f"{job}.json"
+
+
+@contextmanager
+def no_other_submits(run: RunDir) -> Iterator[None]:
+    """Look which jobs a run has, and submit what is missing, while no other command does.
+
+    Raises:
+        PromofError: another one does just now.
+    """
+    with alone(run.submissions / "submitting") as ours:
+        if not ours:
+            raise PromofError(
+                f"Another command is submitting jobs of {run.path}; nothing was submitted by this one. "
+                f"`promof status {run.path}` shows them."
+            )
+        yield
 
 
 def _by_submitit(run: RunDir, site: Site, wanted: Wanted) -> str:
@@ -117,7 +139,13 @@ def submitting(run: RunDir, site: Site, request: Request) -> Iterator[SlurmExecu
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(folder=run.logs, python=python_command(request, site))
+    class Executor(SlurmExecutor):
+        """submitit waits for sbatch for ever: ours is asked, and what it said is what submitit's command says."""
+
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            return ["/bin/echo", f"Submitted batch job {_sbatch(run, request, submission_file_path)}"]
+
+    executor = Executor(folder=run.logs, python=python_command(request, site))
     executor.update_parameters(**parameters(request, site))
     try:
         yield executor
@@ -129,11 +157,34 @@ def _by_sbatch(run: RunDir, site: Site, wanted: Wanted) -> str:
     """submitit knows one step a job only."""
     script = run.submissions / f"{wanted.request.name}-{time.time_ns()}.sh"
     publish_text(script, wanted.script(site))
-    answer = Scheduler().ask("sbatch", "--parsable", str(script))
-    job = answer.text.strip().partition(";")[0]
-    if answer.why or not job.isdigit():
-        raise _refused(wanted.request, answer.why or answer.text.strip())
-    return job
+    return _sbatch(run, wanted.request, script)
+
+
+def _sbatch(run: RunDir, request: Request, script: Path) -> str:
+    """Submit a script; the job's id, also where sbatch did not live to say it.
+
+    Raises:
+        PromofError: Slurm refuses it (with its words), or nobody says what became of it.
+    """
+    answer = Scheduler(SBATCH_S).ask("sbatch", str(script))
+    said = re.search(r"job (\d+)", answer.text)
+    if said and not answer.why:
+        return said[1]
+    if answer.answered and "timed out" not in answer.why:  # which the controller's answer may have been, job or no job
+        raise _refused(request, answer.why or f"sbatch said {answer.text.strip()!r}")
+    listed = Scheduler().ask("squeue", "--noheader", "--states=all", f"--name={request.name}", "--format=%i|%o")
+    if listed.why:
+        raise PromofError(
+            f"{answer.why}, and whether it took {request.name} is not known ({listed.why}); look with "
+            f"`squeue --name={request.name}`, and cancel what is there, before you submit again."
+        )
+    known = {submitted.job for submitted in submissions(run)}
+    for line in listed.text.splitlines():
+        job, _, command = line.strip().partition("|")
+        job = job.partition("_")[0]  # of a task of an array
+        if script.name in command and job not in known:  # jobs of other runs may have the same name
+            return job
+    raise _refused(request, f"{answer.why}, and squeue lists no such job")
 
 
 def _refused(request: Request, said: str) -> PromofError:
@@ -162,9 +213,15 @@ def check_rate(run: RunDir, site: Site, count: int) -> None:
         PromofError: there would be more within an hour than the site's profile allows.
     """
     recent = [s for s in submissions(run) if time.time() - s.time_s < HOUR_S]
-    if len(recent) + count > site.max_submissions_per_hour:
+    allowed = site.max_submissions_per_hour
+    if count > allowed:
         raise PromofError(
-            f"{len(recent)} jobs of {run.path} were submitted within the last hour, and the site profile allows "
-            f"{site.max_submissions_per_hour} (max_submissions_per_hour); `promof logs {run.path} --failed` says why "
-            "they end."
+            f"{count} jobs are asked for at once, and the site profile allows {allowed} within an hour "
+            "(max_submissions_per_hour); ask for fewer (--chain, --parts), or let the profile allow more."
+        )
+    if len(recent) + count > allowed:
+        raise PromofError(
+            f"{len(recent)} jobs of {run.path} were submitted within the last hour and {count} more are asked for; the "
+            f"site profile allows {allowed} (max_submissions_per_hour). `promof logs {run.path} --failed` says why "
+            "jobs ended."
         )
