@@ -168,8 +168,9 @@ class TrainingSettings(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: products of matrices in the policies' layers, in sampling as in learning. Weights, Adam, geometry and
     log-probabilities are fp32 in both."""
-    zero_stage: int = Field(1, ge=0, le=3)
-    """What DeepSpeed spreads over processes: 0 nothing, 1 Adam, 2 gradients, 3 weights (experimental)."""
+    zero_stage: int = Field(1, ge=0, le=2)
+    """What DeepSpeed spreads over processes: 0 nothing, 1 Adam, 2 gradients too. Never the weights (3), which processes
+    that sample by turns need whole, as does a checkpoint."""
     meeting_min: float = Field(30.0, gt=0)
     """A process that waits longer than this for another gives up."""
 

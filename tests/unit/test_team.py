@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from promof_hpc.config import DesignConfig
+from promof_hpc.config import DesignConfig, TrainingSettings
 from promof_hpc.design.learning.engine import AdamEngine
 from promof_hpc.design.learning.team import ALONE, Alone, in_turn, own_rows
 from promof_hpc.design.registry import build
@@ -155,3 +155,20 @@ def test_rewards_that_are_nan_teach_a_team_nothing(config, round_of):  # noqa: F
     nothing = [Judged(np.nan) for _ in round_of[1]]
     for signals in together(2, lambda member: Promof(config, member).learn(ASKED, round_of[0], nothing)):
         assert signals["chemist_updates"] == signals["engineer_updates"] == 0
+
+
+def test_what_another_engine_saved_goes_on_with_the_weights_and_says_so(tmp_path, caplog):
+    network = nn.Linear(3, 1)
+    (tmp_path / "toy" / "state").mkdir(parents=True)  # DeepSpeed's
+    engine = AdamEngine("toy", network, 1e-2, 1.0)
+    before = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    engine.load(tmp_path)
+    assert torch.equal(nn.utils.parameters_to_vector(network.parameters()), before)
+    assert "toy: Adam begins anew with the saved weights" in caplog.text
+    assert engine.step([network(torch.ones(2, 3)).sum()]) > 0
+
+
+@pytest.mark.parametrize("stage", [-1, 3])
+def test_weights_are_never_spread_over_processes(stage):
+    with pytest.raises(ValueError, match="zero_stage"):
+        TrainingSettings(zero_stage=stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.store.checkpoint import Write
+
+log = logging.getLogger("promof.training")
 
 
 class Engine(Protocol):
@@ -60,5 +63,9 @@ class AdamEngine:
         return lambda: torch.save(state, folder / f"{self._name}-adam.pt")
 
     def load(self, folder: Path) -> None:
-        """See `Engine`."""
-        self._optimiser.load_state_dict(torch.load(folder / f"{self._name}-adam.pt", weights_only=True))
+        """See `Engine`. From what another engine saved only the network goes on: Adam begins anew, which is said."""
+        path = folder / f"{self._name}-adam.pt"
+        if not path.exists():  # the checkpoint is whole: its manifest names every file
+            log.warning("%s: Adam begins anew with the saved weights, because another engine saved them", self._name)
+            return
+        self._optimiser.load_state_dict(torch.load(path, weights_only=True))
