@@ -18,6 +18,7 @@ from promof_hpc.store.run_dir import RunDir
 
 LAUNCHER_VARIABLE = "PROMOF_MPI_LAUNCHER"
 CHAIN_VARIABLE = "PROMOF_CHAINED_AFTER"
+BESIDE_VARIABLE = "PROMOF_BESIDE"  # of a step that shares the allocation of one that trains
 SIGNAL_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"
 
 
@@ -317,19 +318,23 @@ def _context(requests: Sequence[Request], site: Site) -> dict[str, Any]:
         "warning": _warning(first, site),
         "setup": list(dict.fromkeys(line for request in requests for line in setup_lines(request, site))),
         "python": python_command(first, site),
+        "beside": BESIDE_VARIABLE,
+        "stop": RunDir(first.run).stop,
         "by_launcher": by_launcher(first, site),
     }
 
 
 def _enough_for_all(asked: Sequence[Allocation]) -> Allocation:
-    """One allocation in which each of these fits, side by side: steps share it (srun --overlap)."""
+    """One allocation in which each of these fits by itself, with memory for all: steps share it (srun --overlap)."""
     first = asked[0]
+    tasks = max(one.tasks_per_node for one in asked)
+    cpus = max(one.tasks_per_node * one.cpus_per_task for one in asked)
     memory = [one.memory_gb for one in asked if one.memory_gb is not None]
     return Allocation(
         first.partition,
         max(one.nodes for one in asked),
-        max(one.tasks_per_node for one in asked),
-        max(one.cpus_per_task for one in asked),
+        tasks,
+        -(-cpus // tasks),
         sum(memory) if memory else None,
         first.gpus,
         max(one.time_min for one in asked),

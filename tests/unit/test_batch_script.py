@@ -309,7 +309,7 @@ def test_templates_want_their_own_requests():
 class OneJob:
     """The script of both steps under bash, with an srun that does what `train` and `evaluate` say, and short sleeps."""
 
-    def __init__(self, folder, train, evaluate):
+    def __init__(self, folder, train, evaluate, run=Path("/data/run")):
         self._notes = folder / "notes"
         (folder / "srun").write_text(
             f'#!/bin/bash\ncase "$*" in *"jobs train"*) step=train ;; *) step=evaluate ;; esac\n'
@@ -319,7 +319,7 @@ class OneJob:
         for name in ("srun", "sleep"):
             (folder / name).chmod(0o755)
         script = folder / "job.sh"
-        script.write_text(_rendered(Template.ONE_JOB, load_site("test-cluster"), Path("/data/run")), encoding="utf-8")
+        script.write_text(_rendered(Template.ONE_JOB, load_site("test-cluster"), run), encoding="utf-8")
         environment = {"PATH": f"{folder}:/usr/bin:/bin", "NOTES": str(self._notes)}
         self.process = subprocess.Popen(["/bin/bash", str(script)], env=environment, start_new_session=True)
 
@@ -333,9 +333,9 @@ def one_job(tmp_path):
     """Starts a OneJob; what it leaves behind is ended."""
     started = []
 
-    def start(train, evaluate):
-        started.append(OneJob(tmp_path, train, evaluate))
-        return started[0]
+    def start(*steps):
+        started.append(OneJob(tmp_path, *steps))
+        return started[-1]
 
     yield start
     for job in started:
@@ -352,6 +352,17 @@ def test_one_job_ends_with_the_code_of_its_training(one_job):
     assert sorted(job.steps()) == ["evaluate", "train"]
 
 
+def test_one_job_waits_for_a_second_opinion_but_not_where_training_failed(one_job, tmp_path):
+    until_told = f'while [ ! -e "{tmp_path}/asked" ]; do /bin/sleep 0.1; done'
+    job = one_job("exit 0", until_told)
+    with pytest.raises(subprocess.TimeoutExpired):
+        job.process.wait(5)  # more than sixty of the short sleeps
+    (tmp_path / "asked").touch()
+    assert job.process.wait(30) == 0
+    (tmp_path / "asked").unlink()
+    assert one_job("exit 4", until_told).process.wait(30) == 4
+
+
 def test_one_job_starts_evaluators_again_until_training_ends(one_job):
     few = '[ "$(grep -c evaluate "$NOTES")" -lt 4 ]'
     job = one_job(f"while {few}; do /bin/sleep 0.1; done", f"if {few}; then exit 1; fi")
@@ -360,10 +371,38 @@ def test_one_job_starts_evaluators_again_until_training_ends(one_job):
     assert job.steps().count("train") == 1
 
 
-def test_one_job_gives_up_when_evaluators_end_ten_times(one_job):
+def test_one_job_leaves_evaluators_alone_that_left_of_their_own_accord(one_job):
+    job = one_job("/bin/sleep 2", "exit 0")
+    assert job.process.wait(30) == 0
+    assert sorted(job.steps()) == ["evaluate", "train"]
+
+
+def test_one_job_starts_no_evaluators_while_the_run_is_to_stop(one_job, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "STOP").touch()
+    job = one_job("/bin/sleep 2", "exit 1", run)
+    assert job.process.wait(30) == 0
+    assert sorted(job.steps()) == ["evaluate", "train"]
+
+
+def test_one_job_gives_up_when_evaluators_end_badly_ten_times(one_job):
     job = one_job("/bin/sleep 60", "exit 1")
     assert job.process.wait(30) == 1
     assert job.steps().count("evaluate") == 10
+
+
+def test_only_the_evaluators_of_one_job_know_that_the_allocation_is_anothers(one_job, tmp_path):
+    say = f'echo "$PROMOF_BESIDE" >"{tmp_path}/$step"'
+    assert one_job(say, say).process.wait(30) == 0
+    assert (tmp_path / "train").read_text() == "\n"
+    assert (tmp_path / "evaluate").read_text() == "train\n"
+
+
+def test_one_job_asks_for_the_cpus_of_its_larger_step():
+    site = Site(train={"tasks_per_node": 1}, evaluate={"tasks_per_node": 4}, gpus_per_node=4, cpus_per_gpu=16)
+    options = _options(_rendered(Template.ONE_JOB, site))
+    assert {"--ntasks-per-node=4", "--cpus-per-task=16"} <= set(options)  # 1 x 64 and 4 x 16
 
 
 def test_one_job_outlives_the_signals_that_are_for_its_steps(one_job, tmp_path):

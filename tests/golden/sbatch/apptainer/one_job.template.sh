@@ -38,8 +38,9 @@ train() {
 }
 
 evaluate() {
-    # MPI ranks, one GPU each; the death of one ends them all.
-    srun --overlap --nodes=2 --ntasks=16 --ntasks-per-node=8 \
+    # MPI ranks, one GPU each; the death of one ends them all. The allocation is the trainer's: they stay while it works,
+    # and leave it to requeue the job.
+    PROMOF_BESIDE=train srun --overlap --nodes=2 --ntasks=16 --ntasks-per-node=8 \
         --unbuffered --cpus-per-task=12 --kill-on-bad-exit=1 --mpi=pmi2 --gpus-per-task=1 \
         --output='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_evaluate_%t_log.out' --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_evaluate_%t_log.err' \
         env --block-signal=USR2 --block-signal=TERM apptainer exec --nv "$PROMOF_IMAGE" env --block-signal=USR2 --block-signal=TERM python -u -m hpc.cluster.jobs evaluate '/data/my runs (ü) 100% '"'"'a'"'"'/pore'
@@ -49,25 +50,34 @@ alive() { kill -0 "$1" 2>/dev/null; }
 
 train &
 trainer=$!
-evaluator=
-starts=0
-# Evaluators that end before training does are started again, ten times at most.
+evaluate &
+evaluator=$!
+starts=1
+left=
+# Evaluators that end badly before training does are started again, ten times at most. Those that leave have a reason,
+# which holds for others, too: a warning of Slurm, a STOP file, an end.
 while alive "$trainer"; do
-    if [ -z "$evaluator" ] || ! alive "$evaluator"; then
-        if [ "$starts" -eq 10 ]; then
-            echo "the evaluators ended 10 times before training did; see their logs" >&2
+    if [ -z "$left" ] && ! alive "$evaluator"; then
+        if wait "$evaluator" || [ -e '/data/my runs (ü) 100% '"'"'a'"'"'/pore/STOP' ]; then
+            left=yes
+        elif [ "$starts" -eq 10 ]; then
+            echo "the evaluators ended badly 10 times before training did; see their logs" >&2
             exit 1
+        else
+            evaluate &
+            evaluator=$!
+            starts=$((starts + 1))
         fi
-        evaluate &
-        evaluator=$!
-        starts=$((starts + 1))
     fi
     sleep 2
 done
 
-# They leave by themselves when the campaign has ended; after a minute the end of the job ends them.
-for _ in {1..60}; do
+# When the campaign has ended they leave by themselves, and may have a second potential to ask first. A minute is theirs
+# where training failed.
+wait "$trainer"
+code=$?
+for ((k = 0; k < 60 || code == 0; k++)); do
     alive "$evaluator" || break
     sleep 1
 done
-wait "$trainer"
+exit "$code"
