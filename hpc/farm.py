@@ -20,13 +20,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.exit_codes import CANNOT_GO_ON
 from hpc.kinds import config_of
 from hpc.meeting import deadline
-from hpc.preemption import Asked, Requests
+from hpc.preemption import BY_FILE, BY_SIGNAL, Asked, Parting, Requests
+from hpc.relay import Relay, Word
 from hpc.worker import Dropped, Worker
 from promof_hpc.config import FarmSettings
 from promof_hpc.errors import PromofError
@@ -71,6 +73,7 @@ class Dealer:
         unfinished: at the last look a batch was not committed (another job may hold it).
         complete: no other round will come.
         shared: another job is at work on the run, so that the last look may be out of date.
+        parting: why no more is dealt; None while more is.
         looked: time of the last look.
     """
 
@@ -89,7 +92,7 @@ class Dealer:
     unfinished: bool = False
     complete: bool = False
     shared: bool = True
-    draining: str = ""
+    parting: Parting | None = None
     looked: float = -math.inf
     idle_since: float = field(default_factory=time.monotonic)
     left: int = 0
@@ -128,11 +131,12 @@ class Dealer:
             if not self.waiting and not self.in_hand:
                 self.looked = -math.inf  # the round may be complete: look for the next one at once
             if len(self.outcomes) == TRIPWIRE_WINDOW and sum(self.outcomes) > TRIPWIRE_WINDOW / 2:
-                self._drain(f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash")
+                why = f"more than half of the last {TRIPWIRE_WINDOW} evaluations ended in nan, oom or a crash"
+                self._drain(Parting(Asked.LEAVE, why))
 
     def _next(self) -> str | None:
         """The next batch for whoever asks, WAIT, or LEAVE."""
-        if self.draining:
+        if self.parting is not None:
             return LEAVE
         while self.waiting:
             plan = self.waiting.pop()
@@ -143,7 +147,8 @@ class Dealer:
         if self.in_hand or self.unfinished:
             return WAIT  # a suspect may come back, another job may die: stay until all is committed
         if self.complete or time.monotonic() - self.idle_since >= self.resident_s:
-            self._drain("everything is done" if self.complete else f"nothing to do for {self.resident_s:.0f} s")
+            idle = Parting(Asked.IDLE, f"nothing to do for {self.resident_s / 60:g} min")
+            self._drain(Parting() if self.complete else idle)
             return LEAVE
         return WAIT
 
@@ -162,7 +167,8 @@ class Dealer:
         # from the end: earlier rounds first, since somebody waits for them; within a round the largest first
         self.waiting = sorted(open_batches, key=lambda p: (p.name[:5], -p.cost, p.name), reverse=True)
         self.shared = any(name not in self.in_hand for name in list_names(self.run.claims))
-        self._drain(self._why_drain())
+        if (parting := self._why_drain()) is not None:
+            self._drain(parting)
         hung = [(b, r) for b, r in self.in_hand.items() if time.monotonic() - self.heard[r] > self.settings.hang_s]
         for batch, rank in hung:
             suspect(self.run, batch, f"rank {rank} hung for {self.settings.hang_s:.0f} s")
@@ -171,28 +177,28 @@ class Dealer:
         if hung:
             self.comm.Abort(1)
 
-    def _drain(self, why: str) -> None:
+    def _drain(self, parting: Parting) -> None:
         """Deal no more; the first reason stands."""
-        if why and not self.draining:
-            self.draining = why
-            log.info("stopping: %s", why)
+        if self.parting is None:
+            self.parting = parting
+            log.info("stopping: %s", parting.why or "everything is done")
 
-    def _why_drain(self) -> str:
+    def _why_drain(self) -> Parting | None:
         if asked_to_drain(self.requests):
-            return "asked to stop"
+            return Parting(self.requests.asked, BY_SIGNAL)
         if stop_requested(self.run):
-            return "STOP file in the run directory"
-        if has_ended(self.run):
-            return "the campaign has ended"
+            return Parting(Asked.LEAVE, BY_FILE)
+        if has_ended(self.run) and not self.unfinished:  # a damaged result that was removed is missing again
+            return Parting(why="the campaign has ended")
         if launcher_gone():
-            return "the process that started the farm is gone"
-        return ""
+            return Parting(Asked.LEAVE, "the process that started the farm is gone")
+        return None
 
 
 def asked_to_drain(requests: Requests) -> bool:
-    """Whether a signal came, or, where an MPI launcher stands between the job and its ranks, its file is there."""
-    drain = os.environ.get("PROMOF_DRAIN")
-    return requests.asked is not Asked.NOTHING or (drain is not None and Path(drain).exists())
+    """Whether a signal came, or, where an MPI launcher stands between the job and its ranks, the job's word."""
+    relay = Relay.here()
+    return requests.asked is not Asked.NOTHING or (relay is not None and relay.told(Word.DRAIN))
 
 
 def launcher_gone() -> bool:
@@ -205,8 +211,16 @@ def _ask(comm: MPI.Comm, tag: Tag, message: Any) -> None:
     comm.send(message, dest=0, tag=tag)
 
 
-def _answer(answers: MPI.Comm) -> tuple[str | None, bool]:
+def _answer(answers: MPI.Comm, limit_s: float) -> tuple[str | None, bool]:
+    """The dealer's answer.
+
+    Raises:
+        TimeoutError: it does not come; the watchdog is a thread of rank 0, so that nobody else notices.
+    """
+    until = time.monotonic() + limit_s
     while not answers.iprobe(source=0):
+        if time.monotonic() > until:
+            raise TimeoutError
         time.sleep(POLL_S)
     answer: tuple[str | None, bool] = answers.recv(source=0)
     return answer
@@ -238,7 +252,7 @@ class Heart:
 
 def serve(
     run: RunDir, requests: Requests, resident_s: float = 0.0, missed: Callable[[], None] | None = None
-) -> tuple[int, Asked]:
+) -> tuple[int, Parting]:
     """Be one rank of the farm until all leave together.
 
     Args:
@@ -246,7 +260,7 @@ def serve(
             say so.
 
     Returns:
-        exit code, and what was asked of any of the ranks.
+        exit code, and how the ranks left: what was asked of any of them, and why the dealer dealt no more.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     limit_s = config_of(run).farm.meeting_s
@@ -268,6 +282,8 @@ def serve(
             f"mpi4py's; {MPI_REMEDY}"
         )  # fmt: skip
     comm = MPI.COMM_WORLD
+    owner = Owner.here()
+    job = comm.bcast(owner.job)  # at once: nobody watches over who waits here for a rank that loads
     answers = comm.Dup()  # a channel of its own, so that rank 0's dealer never takes rank 0's answer for a request
     local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).rank
     logging.basicConfig(format=f"%(asctime)s rank {comm.rank} %(levelname)s %(message)s", level=logging.INFO)
@@ -280,9 +296,7 @@ def serve(
         _cannot_start(run, str(error))
         comm.Abort(CANNOT_GO_ON)
     settings = worker.config.farm
-    dealer_thread = None
-    owner = Owner.here()
-    job = comm.bcast(owner.job)
+    dealer = dealer_thread = None
     if comm.rank == 0:
         dealer = Dealer(run, settings, owner, comm, answers, requests, resident_s)
         dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
@@ -291,14 +305,21 @@ def serve(
     _work(comm, answers, worker, events, Heart(comm, run, requests, settings.drain_s))
     if dealer_thread is not None:
         dealer_thread.join()
-    return 0, Asked(max(comm.allgather(int(requests.asked))))
+    said = dealer.parting if dealer is not None else None
+    return 0, _agree(comm, requests.asked, said or Parting())
 
 
-def _cannot_start(run: RunDir, why: str) -> tuple[int, Asked]:
+def _agree(comm: MPI.Comm, asked: Asked, said: Parting) -> Parting:
+    """How all ranks leave: the strongest request to any of them, and what the dealer said."""
+    known = comm.allgather((int(max(asked, said.asked)), said.why))
+    return Parting(Asked(max(number for number, _ in known)), known[0][1])
+
+
+def _cannot_start(run: RunDir, why: str) -> tuple[int, Parting]:
     """Tell the launcher why no rank can work, by the run's events and the exit code."""
     log.error("%s", why)
     _note_failure(run, why)
-    return CANNOT_GO_ON, Asked.NOTHING
+    return CANNOT_GO_ON, Parting()
 
 
 def _note_failure(run: RunDir, why: str) -> None:
@@ -315,9 +336,18 @@ def _serve(dealer: Dealer) -> None:
 
 def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, heart: Heart) -> None:
     events.write("ready", rank=comm.rank, host=worker.owner.host)
+    farm = worker.config.farm
+    limit_s = max(farm.hang_s, farm.meeting_s)  # rank 0 may still be loading
     while True:
         _ask(comm, Tag.NEXT, None)
-        batch, is_suspect = _answer(answers)
+        try:
+            batch, is_suspect = _answer(answers, limit_s)
+        except TimeoutError:
+            log.error("rank 0 has not answered for %.0f s; ending the farm", limit_s)
+            events.write("hung", rank=0, batch="")
+            comm.Abort(1)
+            raise
+        limit_s = farm.hang_s
         if batch is LEAVE:
             events.write("leave", rank=comm.rank)
             return
@@ -346,7 +376,7 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, h
 
 def run_rank(
     run: RunDir, requests: Requests, resident_s: float, missed: Callable[[], None] | None = None
-) -> tuple[int, Asked]:
+) -> tuple[int, Parting]:
     """`serve`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
     try:
         return serve(run, requests, resident_s, missed)
@@ -358,6 +388,17 @@ def run_rank(
         raise
 
 
+def main(run: RunDir, resident_s: float) -> int:
+    """A rank that was started by an MPI launcher, this machine's or a job's; returns its exit code."""
+    relay, missed = Relay.here(), None
+    if relay is not None:
+        relay.tell(Word.BEGUN)
+        missed = partial(relay.tell, Word.MISSED)
+    code, parting = run_rank(run, Requests(), resident_s, missed)
+    if relay is not None and code == 0:
+        relay.tell_parting(parting)
+    return code
+
+
 if __name__ == "__main__":
-    code, _ = run_rank(RunDir.open(Path(sys.argv[1])), Requests(), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
-    sys.exit(code)
+    sys.exit(main(RunDir.open(Path(sys.argv[1])), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, load_config
+from promof_hpc.design.campaign.learned import success_ids
 from promof_hpc.errors import UsageError
 from promof_hpc.store.budget import fold
 from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested, raised_budget
@@ -38,14 +39,22 @@ def design_of(run: RunDir) -> DesignConfig:
     return config
 
 
-def is_done(run: RunDir) -> bool:
+def is_evaluated(run: RunDir) -> bool:
     """Whether nothing is left to propose, read or evaluate."""
+    complete = has_ended(run) if kind_of(run) == "design" else is_ingested(run)
+    return complete and fold(run, config_of(run).budget).finished
+
+
+def is_done(run: RunDir) -> bool:
+    """Whether nothing is left to do, the fit of a reference set and a campaign's second opinion included."""
     from hpc.reference import is_fitted
 
+    if not is_evaluated(run):
+        return False
     kind = kind_of(run)
-    complete = has_ended(run) if kind == "design" else is_ingested(run)
-    fitted = kind != "reference" or is_fitted(run)
-    return complete and fitted and fold(run, config_of(run).budget).finished
+    if kind == "design":
+        return design_of(run).second_opinion is None or set(success_ids(run)) <= set(run.opinions_given())
+    return kind != "reference" or is_fitted(run)
 
 
 def as_screening(run: RunDir) -> ScreenConfig:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
 
@@ -17,11 +20,25 @@ class Asked(IntEnum):
     """What was asked for; the larger one wins where processes were asked different things."""
 
     NOTHING = 0
-    REQUEUE = 1  # stop, and be queued again
-    LEAVE = 2  # stop, and leave (the run's STOP file)
-    HOLD = 3  # stop, and wait to be killed
+    IDLE = 1  # leave for want of work; whoever has some again starts others
+    REQUEUE = 2  # stop, and be queued again
+    LEAVE = 3  # stop, and leave (the run's STOP file)
+    HOLD = 4  # stop, and wait to be killed
 
 
+@dataclass(frozen=True)
+class Parting:
+    """How processes left their work.
+
+    Attributes:
+        why: in words; empty where everything was done.
+    """
+
+    asked: Asked = Asked.NOTHING
+    why: str = ""
+
+
+BY_SIGNAL, BY_FILE = "asked to stop", "STOP file in the run directory"
 WARNING_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"  # the site's name of the signal that warns; USR2 without
 
 
@@ -40,9 +57,10 @@ class Requests:
         asked: the strongest request so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Install the handlers, in place of submitit's, and let through what came while signals were blocked."""
         self.asked = Asked.NOTHING
+        self._clock, self._since = clock, 0.0
         warning = signal.Signals["SIG" + os.environ.get(WARNING_VARIABLE, "USR2")]
         self._meaning = {warning: Asked.REQUEUE, signal.SIGTERM: Asked.HOLD, signal.SIGINT: Asked.LEAVE}
         for number in self._meaning:
@@ -59,5 +77,13 @@ class Requests:
         if self.asked is not Asked.NOTHING:
             raise Interrupted(self.asked)
 
+    def pressing(self, patience_s: float) -> Asked:
+        """What was asked and cannot wait for the end of costly work: a warning only once it is so old."""
+        if self.asked is Asked.REQUEUE and self._clock() - self._since < patience_s:
+            return Asked.NOTHING
+        return self.asked
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is Asked.NOTHING:
+            self._since = self._clock()
         self.asked = max(self.asked, self._meaning[signal.Signals(number)])

@@ -37,7 +37,7 @@ def check_second(config: DesignConfig, first: Potential) -> str:
     return second.id
 
 
-def ask(run: RunDir, ranks: int, tell: Callable[[int, int], None]) -> None:
+def ask(run: RunDir, ranks: int, tell: Callable[[int, int], None], heed: Callable[[], None] = lambda: None) -> None:
     """Ask about every success that has no second opinion yet; what was said before stays.
 
     Each is relaxed by itself in a child process, so that one which takes its process down is known by name.
@@ -45,6 +45,7 @@ def ask(run: RunDir, ranks: int, tell: Callable[[int, int], None]) -> None:
     Args:
         ranks: child processes.
         tell: told often how many of how many have been asked about.
+        heed: called often, in several threads; raises what stops it.
 
     Raises:
         Stopped: somebody asked the run to stop; what was said until then stays.
@@ -64,6 +65,7 @@ def ask(run: RunDir, ranks: int, tell: Callable[[int, int], None]) -> None:
     def heartbeat() -> None:
         if stop_requested(run):
             raise Stopped
+        heed()
 
     def work(local_rank: int) -> None:
         with Child(run, config.farm, device_of(settings, local_rank), second_judge) as child:

@@ -6,6 +6,7 @@ By submitit as `Train(run_dir)`, without it as `python -m hpc.cluster.jobs train
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -14,24 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hpc.cluster.batch_script import CHAIN_VARIABLE, LAUNCHER_VARIABLE
+from hpc.cluster.batch_script import BESIDE_VARIABLE, CHAIN_VARIABLE, LAUNCHER_VARIABLE
 from hpc.cluster.chain import may_go_on
 from hpc.cluster.launcher import launch_ranks
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.exit_codes import FAILED
-from hpc.kinds import design_of, is_done, kind_of
-from hpc.preemption import Asked, Interrupted, Requests
+from hpc.exit_codes import CANNOT_GO_ON, FAILED
+from hpc.kinds import config_of, design_of, is_done, is_evaluated, kind_of
+from hpc.preemption import BY_FILE, BY_SIGNAL, Asked, Interrupted, Parting, Requests
 from promof_hpc.config import ScreenConfig, load_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.claims import Owner
 from promof_hpc.store.events import EventLog
-from promof_hpc.store.run_dir import RunDir, is_ingested
+from promof_hpc.store.run_dir import RunDir, is_ingested, stop_requested
 from promof_hpc.store.shard import publish_text
 
 log = logging.getLogger("promof.job")
 SPARE_S = 60.0
-RESIDENT_S = 1800.0  # without work, after which the ranks leave: their allocation costs
 REQUEUE_TRIES, REQUEUE_WAIT_S = 3, 5.0
 OTHERS_WAIT_S, MOST_MISSED = 60.0, 20
 
@@ -44,11 +44,17 @@ class Train:
 
     def __call__(self) -> None:
         """Be one of its processes."""
-        from hpc.training.job import train
+        from hpc.training.job import Place, train
 
         job = Job.begin(self.run_dir, "train")
         between_min = job.site.mean_time_between_preemptions_min
-        job.leave(train(job.run, design_of(job.run), job.requests, between_min and between_min * 60, job.is_over))
+        place = Place(
+            between_deaths_s=between_min and between_min * 60,
+            patience_s=job.site.notice_s / 2,
+            job_ended=job.is_over,
+        )
+        parting = train(job.run, design_of(job.run), job.requests, place)
+        job.leave(parting.asked, parting.why)
         if job.rank == 0:
             _report(job.run)
 
@@ -72,16 +78,19 @@ class Evaluate:
             raise PromofError(
                 f"The library of {job.run.path} has not been read; `promof resume` submits what is missing."
             )
+        beside = BESIDE_VARIABLE in os.environ  # in a training job's allocation, which lasts as long as that does
+        resident_s = math.inf if beside else job.site.idle_min * 60
         if LAUNCHER_VARIABLE in os.environ:
-            code, asked = launch_ranks(job.run, job.requests, RESIDENT_S)
+            meeting_s = config_of(job.run).farm.meeting_s
+            code, parting = launch_ranks(job.run, job.requests, resident_s, meeting_s, job.missed)
         else:
             os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
-            code, asked = run_rank(job.run, job.requests, RESIDENT_S, job.missed)
-        if code:
-            raise PromofError(f"No rank can evaluate; the events of {job.run.path} say why (`promof status`).")
-        job.leave(asked)
-        if job.rank == 0:
-            _finish(job.run)
+            code, parting = run_rank(job.run, job.requests, resident_s, job.missed)
+        if code and parting.asked is Asked.NOTHING:
+            raise PromofError(_why_ended(job.run, code))
+        if parting.asked is Asked.NOTHING and job.rank == 0:
+            parting = _finish(job, parting)
+        job.leave(parting.asked, parting.why)
 
 
 @dataclass(frozen=True)
@@ -201,12 +210,14 @@ class Job:
         """Whether another start would find nothing to do."""
         return is_done(self.run)
 
-    def leave(self, asked: Asked) -> None:
+    def leave(self, asked: Asked, why: str = "") -> None:
         """Go the way that was asked for; returns only where the work went on to its end."""
-        self.note("job_leaves", asked=asked.name)
+        if asked is Asked.REQUEUE and stop_requested(self.run):
+            asked, why = Asked.LEAVE, BY_FILE
+        self.note("job_leaves", asked=asked.name, why=why or (BY_SIGNAL if asked is not Asked.NOTHING else ""))
         if asked is Asked.NOTHING:
             return
-        if asked is Asked.REQUEUE and self.rank == 0 and not self.is_done():
+        if asked is Asked.REQUEUE and self.rank == 0 and self._may_come_back():
             self._requeue()
         if asked is Asked.HOLD:
             # Who ends by himself after TERM counts as completed, and is not requeued after a preemption.
@@ -216,14 +227,19 @@ class Job:
     def missed(self) -> None:
         """What is done where the processes of this job do not find each other: queue it again, some times.
 
-        A step beside another ends alone, and the job's script starts it again.
+        A step beside one that trains ends alone, and the job's script starts it again.
         """
         if self.rank > 0:
             time.sleep(OTHERS_WAIT_S)  # the death of one ends them all
             return
         self.note("missed")
-        if os.environ.get("SLURM_STEP_ID") == "0" and self._restart < MOST_MISSED and not self.is_done():
+        if self._restart < MOST_MISSED and self._may_come_back():
             self._requeue()
+
+    def _may_come_back(self) -> bool:
+        """Whether another start would find something to do, and is this process's to ask for."""
+        beside = BESIDE_VARIABLE in os.environ  # one that trains, which may need the time that is left to save
+        return not (beside or stop_requested(self.run) or self.is_done())
 
     def _requeue(self) -> None:
         """Once for every start of the job, however many signals came."""
@@ -251,15 +267,30 @@ def _started_s() -> float:
     return time.time() - running_s
 
 
-def _finish(run: RunDir) -> None:
-    """What is left when the last batch has been committed."""
+def _why_ended(run: RunDir, code: int) -> str:
+    if code == CANNOT_GO_ON:
+        return f"No rank can evaluate; the events of {run.path} say why (`promof status`)."
+    return (
+        f"The MPI ranks of {run.path} ended with exit code {code} before they were done, as where one is killed; see "
+        f"{run.logs}, then `promof resume {run.path}`."
+    )
+
+
+def _finish(job: Job, parting: Parting) -> Parting:
+    """Do what is left when the last batch has been committed; how that ended, where it is not as the ranks did."""
+    from hpc.local import Stopped
     from hpc.second_opinion import ask
 
-    if not is_done(run):
-        return
-    if kind_of(run) == "design":
-        ask(run, 1, lambda done, total: None)
-    _report(run)
+    try:
+        if kind_of(job.run) == "design" and is_evaluated(job.run):
+            ask(job.run, 1, lambda done, total: None, job.requests.heed)
+    except Stopped:
+        return Parting(Asked.LEAVE, BY_FILE)
+    except Interrupted as interrupted:
+        return Parting(interrupted.asked, BY_SIGNAL)
+    if is_done(job.run):
+        _report(job.run)
+    return parting
 
 
 def _report(run: RunDir) -> None:

@@ -95,7 +95,8 @@ class SignalSite(Section):
     name: Literal["USR2", "USR1"] = "USR2"
     """USR2 or USR1; another than the site's own tools use."""
     lead_s: int = Field(300, ge=1, le=65535)
-    """Seconds before the time limit at which it comes: longer than saving takes (Slurm may be a minute early)."""
+    """Seconds before the time limit at which it comes (Slurm may be a minute early): half of it is for the round that
+    is being learned from, half for saving."""
 
 
 class Site(Section):
@@ -150,6 +151,8 @@ class Site(Section):
     """What preemption does to a job of this partition: requeue, cancel, or none where nothing is preempted."""
     mean_time_between_preemptions_min: Annotated[float | None, Optional_] = Field(None, gt=0)
     """Minutes that a job runs between two preemptions on average, for the checkpoint interval; none: not known."""
+    idle_min: float = Field(30.0, gt=0)
+    """Minutes without work after which MPI ranks leave, and a trainer for which nobody evaluates any more."""
     scratch: Text = None
     """Folder on the node's own disk, such as $TMPDIR, where jobs read staged weights; none: where they lie."""
     max_array: Annotated[int | None, Optional_] = Field(None, ge=1)
@@ -158,6 +161,12 @@ class Site(Section):
     """Jobs that may be submitted in an hour; more than these are refused, whatever asks for them."""
     poll_s: float = Field(SHORTEST_POLL_S, gt=0)
     """Seconds between two questions to the scheduler by all promof commands of a user together; 60 at least."""
+
+    @property
+    def notice_s(self) -> float:
+        """Seconds from the signal that warns to the end of the job, as far as is known: a preemption may be shorter."""
+        preempted = self.preempts != "none" and self.grace_s > 0
+        return min(self.signal.lead_s, self.grace_s) if preempted else self.signal.lead_s
 
     @field_validator("gpu_request")
     @classmethod

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from hpc.cluster.batch_script import Request, Role, Template, render, sbatch_text, usual_request
 from hpc.cluster.jobs import Evaluate, Fit, Ingest, IngestReference, Train
 from hpc.cluster.site import Site
+from hpc.kinds import is_evaluated
 from promof_hpc.config import DesignConfig, RunConfig
 from promof_hpc.errors import UsageError
-from promof_hpc.store.run_dir import RunDir, is_ingested
+from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested
 
 if TYPE_CHECKING:
     from hpc.cluster.overview import JobView
@@ -84,6 +85,8 @@ def outstanding(wanted: Sequence[Wanted], alive: Sequence[JobView]) -> list[Want
 
 
 def _for_design(run: RunDir, config: DesignConfig, site: Site, evaluate: Wanted) -> list[Wanted]:
+    if has_ended(run) and is_evaluated(run):
+        return [evaluate]  # to ask the second potential, once the ranks have found nothing to do
     request = spread(usual_request(Role.TRAIN, run.path, site), config.training.tasks, "training.tasks")
     train = Wanted(Train(str(run.path)), request)
     if site.layout == "one_job":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,23 @@ from promof_hpc.design.learning.team import Alone, Team
 from promof_hpc.errors import PromofError
 
 T = TypeVar("T")
+
+
+def _nothing() -> Asked:
+    return Asked.NOTHING
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What a process was asked.
+
+    Attributes:
+        asked: by now.
+        pressing: of this what cannot wait until a round has been learned from.
+    """
+
+    asked: Callable[[], Asked] = _nothing
+    pressing: Callable[[], Asked] = _nothing
 
 
 class JobTeam(Team, Protocol):
@@ -40,16 +58,16 @@ class DeepSpeedTeam:
     Objects travel by gloo, gradients by gloo or NCCL. Every process must do the same calls in the same order.
     """
 
-    def __init__(self, world: World, settings: TrainingSettings, asked: Callable[[], Asked] = lambda: Asked.NOTHING):
+    def __init__(self, world: World, settings: TrainingSettings, stops: Stops = Stops()):
         """Meet the other processes.
 
         Args:
-            asked: whether somebody asked this process to stop; all stop together after an optimiser step.
+            stops: what this process was asked; for what is pressing all stop together after an optimiser step.
 
         Raises:
             PromofError: the device is not there, or the others do not come in time.
         """
-        self._world, self._settings, self._asked = world, settings, asked
+        self._world, self._settings, self._stops = world, settings, stops
         self.rank, self.size = world.rank, world.size
         self.device = torch.device(training_device(settings, world.local_rank))
         limit = timedelta(minutes=settings.meeting_min)
@@ -68,7 +86,10 @@ class DeepSpeedTeam:
 
     def agree(self) -> Asked:
         """The strongest request to stop that any of the processes has had, known to all."""
-        strongest = torch.tensor(int(self._asked()))
+        return self._strongest(self._stops.asked())
+
+    def _strongest(self, asked: Asked) -> Asked:
+        strongest = torch.tensor(int(asked))
         torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX, group=self._objects)
         return Asked(int(strongest))
 
@@ -77,7 +98,8 @@ class DeepSpeedTeam:
         from hpc.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
 
         config = deepspeed_config(self._settings.zero_stage, learning_rate, gradient_norm)
-        return _Stopping(DeepSpeedEngine(name, network, config, (self.rank, self.size)), self.agree)
+        engine = DeepSpeedEngine(name, network, config, (self.rank, self.size))
+        return _Stopping(engine, lambda: self._strongest(self._stops.pressing()))
 
     def leave(self) -> None:
         """Part from the others; a process that ends without it now and then aborts."""
@@ -88,7 +110,7 @@ class DeepSpeedTeam:
 class SoloTeam(Alone):
     """The one process of a training job, with torch's own optimiser."""
 
-    def __init__(self, settings: TrainingSettings, world: World, asked: Callable[[], Asked]):
+    def __init__(self, settings: TrainingSettings, world: World, stops: Stops):
         """See `DeepSpeedTeam`.
 
         Raises:
@@ -99,31 +121,31 @@ class SoloTeam(Alone):
                 f"training.engine is torch, but the job has {world.size} tasks; use deepspeed, or one task."
             )
         super().__init__(training_device(settings, world.local_rank))
-        self._asked = asked
+        self._stops = stops
 
     def agree(self) -> Asked:
         """See `DeepSpeedTeam`."""
-        return self._asked()
+        return self._stops.asked()
 
     def engine(self, name: str, network: nn.Module, learning_rate: float, gradient_norm: float) -> Engine:
         """See `Team`."""
-        return _Stopping(super().engine(name, network, learning_rate, gradient_norm), self.agree)
+        return _Stopping(super().engine(name, network, learning_rate, gradient_norm), self._stops.pressing)
 
     def leave(self) -> None:
         """See `DeepSpeedTeam`."""
 
 
 class _Stopping:
-    """An engine after whose steps all processes stop together if one of them was asked to."""
+    """An engine after whose steps all processes stop together if one of them was asked for what is pressing."""
 
-    def __init__(self, engine: Engine, agree: Callable[[], Asked]):
-        self._engine, self._agree = engine, agree
+    def __init__(self, engine: Engine, pressing: Callable[[], Asked]):
+        self._engine, self._pressing = engine, pressing
         self.save, self.load = engine.save, engine.load
 
     def step(self, losses: Any) -> float:
         """See `Engine`."""
         norm = self._engine.step(losses)
-        asked = self._agree()
+        asked = self._pressing()
         if asked is not Asked.NOTHING:
             raise Interrupted(asked)
         return norm

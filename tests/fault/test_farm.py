@@ -14,6 +14,7 @@ import pytest
 
 from promof_hpc.store.budget import fold
 from promof_hpc.store.claims import live_claims, suspects
+from promof_hpc.store.events import read_events
 from promof_hpc.store.results import read_results
 from promof_hpc.store.run_dir import RunDir, stop_requested
 from promof_hpc.store.schema import Outcome
@@ -117,6 +118,20 @@ def test_a_hanging_structure_is_timed_out_and_nothing_else_is_lost(tmp_path):
     assert outcomes[POISON_ATOMS] is Outcome.TIMED_OUT
     assert outcomes[5] in (Outcome.CONVERGED, Outcome.MAX_STEPS)
     assert fold(run, None).committed == 6
+
+
+def test_a_frozen_rank_0_is_noticed_by_the_others_and_its_farm_is_started_again(tmp_path, undisturbed):
+    run = lennard_jones_run(tmp_path / "run", "Slow", 16, "farm.hang_s=6")
+    launcher = _launch(run)
+    wait_for(lambda: len(run.committed(0)) >= 2, 90, "the first commits")
+    first, *_ = wait_for(lambda: ranks_of(run), 20, "the ranks")
+    assert first.environ()["PMI_RANK"] == "0"
+    first.suspend()
+    assert launcher.wait(150) == 0
+    assert [e["rank"] for e in read_events(run) if e["event"] == "hung"] == [0]
+    assert not first.is_running()
+    assert fold(run, None).committed == 16
+    assert table_of(run) == undisturbed
 
 
 def test_a_stop_signal_drains_without_suspects_and_resume_finishes(tmp_path):

@@ -10,7 +10,7 @@ from hpc.cluster.site import load_site
 from hpc.meeting import deadline
 from promof_hpc.config import dump_config
 from promof_hpc.store.events import read_events
-from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.run_dir import RunDir, request_stop
 from promof_hpc.store.shard import publish_text
 from tests.commands import ENVIRONMENT, ROOT
 from tests.runs import lennard_jones_run
@@ -45,15 +45,21 @@ def test_local_ranks_are_killed_and_the_events_say_why(run, environment):
     assert "did not find each other within 1 s (farm.meeting_s)" in failure["why"]
 
 
-@pytest.mark.parametrize(("rank", "step", "requeued"), [(0, 0, True), (0, 1, False)])
-def test_a_job_queues_itself_again_and_a_step_beside_another_does_not(run, environment, tmp_path, rank, step, requeued):
+@pytest.mark.parametrize(("variables", "stop", "requeued"), [
+    ({}, False, True), ({}, True, False), ({"PROMOF_BESIDE": "train"}, False, False),
+])  # fmt: skip
+def test_a_job_queues_itself_again_and_a_step_beside_one_that_trains_does_not(
+    run, environment, tmp_path, variables, stop, requeued
+):
     commands = SlurmCommands(tmp_path / "bin")
     commands.folder.mkdir()
     commands.says("scontrol", "")
     publish_text(run.site, dump_config(load_site("test-cluster")))
     for folder in (run.submissions, run.logs):
         folder.mkdir(exist_ok=True)
-    job = {"SLURM_PROCID": str(rank), "SLURM_STEP_ID": str(step), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    if stop:
+        request_stop(run, "test")
+    job = {"SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", **variables}
     assert ended(["-c", EVALUATE, str(run.path)], {**environment, **job, "PATH": str(commands.folder)}) == -9
     assert [e["job"] for e in read_events(run) if e["event"] == "missed"] == ["7"]
     assert commands.calls("scontrol") == (["requeue 7"] if requeued else [])

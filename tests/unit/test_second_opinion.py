@@ -3,10 +3,17 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from promof_hpc.config import DesignConfig, Stage, load_config
+from hpc.cluster.site import load_site
+from hpc.cluster.wanted import wanted_jobs
+from hpc.kinds import is_done, is_evaluated
+from hpc.preemption import Asked, Interrupted, Parting
+from hpc.second_opinion import ask as ask_in_children
+from hpc.training.job import Place, train
+from promof_hpc.config import DesignConfig, Stage, dump_config, load_config
 from promof_hpc.design.campaign.learned import LearnedRound, publish_learned, read_learned, success_ids
 from promof_hpc.design.judging.reward import GATES, stability_checks
 from promof_hpc.design.judging.second_opinion import (
@@ -24,7 +31,7 @@ from promof_hpc.physics.energies import ReferenceSet
 from promof_hpc.physics.evaluate import evaluate
 from promof_hpc.physics.lennard_jones import LennardJones
 from promof_hpc.store.budget import fold
-from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.run_dir import Ended, RunDir, end, how_ended
 from promof_hpc.store.schema import Outcome, Row
 from promof_hpc.store.shard import publish_text, write_shard
 from promof_hpc.store.verify import verify
@@ -79,6 +86,37 @@ def test_each_success_is_asked_about_once_with_its_relaxed_structure_and_nothing
     assert (opinion.potential, opinion.weights_sha256) == ("lennard-jones-wide", Wide().weights_sha256)
     assert not opinion.energy_judged
     assert opinion.complete
+
+
+def test_an_ended_campaign_is_done_only_when_all_is_said_and_until_then_wants_ranks_alone(ended, monkeypatch):
+    run, config = ended
+    publish_text(run.config, dump_config(config))
+    assert [one.what for one in wanted_jobs(run, config, load_site("generic"), "design")] == ["train", "evaluate"]
+    end(run, Ended("SPENT", "the budget is spent"))
+    assert is_evaluated(run)
+    assert not is_done(run)
+    for layout in ("split", "one_job"):
+        site = load_site("generic").model_copy(update={"layout": layout})
+        assert [one.what for one in wanted_jobs(run, config, site, "design")] == ["evaluate"]
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    requests = SimpleNamespace(asked=Asked.NOTHING)
+    assert train(run, config, requests, Place()) == Parting()
+    assert how_ended(run) is not None
+    ask(run, config, Wide())
+    assert is_done(run)
+
+
+def test_who_asks_heeds_a_signal_and_what_was_said_stays(ended):
+    run, config = ended
+    publish_text(run.config, dump_config(config))
+
+    def heed():
+        raise Interrupted(Asked.REQUEUE)
+
+    with pytest.raises(Interrupted):
+        ask_in_children(run, 1, lambda done, total: None, heed)
+    assert run.opinions_given() == []
 
 
 def test_another_lennard_jones_contradicts_where_it_moves_the_cell_by_more_than_the_gate_allows(ended):
