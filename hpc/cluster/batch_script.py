@@ -115,7 +115,8 @@ class Allocation:
 
     Attributes:
         memory_gb: of a node; None: the site's default.
-        gpus: sbatch option, such as --gres=gpu:4; empty: none.
+        gpu_count: of a node.
+        gpus: sbatch option for them, such as --gres=gpu:4; empty: none.
     """
 
     partition: str | None
@@ -123,6 +124,7 @@ class Allocation:
     tasks_per_node: int
     cpus_per_task: int
     memory_gb: float | None
+    gpu_count: int
     gpus: str
     time_min: int
 
@@ -133,7 +135,7 @@ class Allocation:
 
 
 def allocation(request: Request, site: Site) -> Allocation:
-    """What `request` needs on this site.
+    """What `request` needs on this site: every process uses one GPU, so more are asked for only with the whole node.
 
     Raises:
         UsageError: the site does not give so much, or has no scheduler.
@@ -142,12 +144,13 @@ def allocation(request: Request, site: Site) -> Allocation:
     if request.role is Role.SERIAL:
         serial = site.serial
         partition = serial.partition or site.partition
-        return Allocation(partition, 1, 1, serial.cpus, serial.memory_gb, "", request.time_min)
+        return Allocation(partition, 1, 1, serial.cpus, serial.memory_gb, 0, "", request.time_min)
     tasks, memory = request.tasks_per_node, site.memory_gb_per_task
-    gpus = site.gpu_request.replace("{count}", str(site.gpus_per_node)) if site.gpus_per_node else ""
-    cpus = site.cpus_per_task or max(1, site.cpus_per_gpu * site.gpus_per_node // tasks)
+    count = site.gpus_per_node if site.exclusive else min(site.gpus_per_node, tasks)
+    gpus = site.gpu_request.replace("{count}", str(count)) if count else ""
+    cpus = site.cpus_per_task or max(1, site.cpus_per_gpu * count // tasks)
     return Allocation(
-        site.partition, request.nodes, tasks, cpus, memory and memory * tasks, gpus, request.time_min
+        site.partition, request.nodes, tasks, cpus, memory and memory * tasks, count, gpus, request.time_min
     )  # fmt: skip
 
 
@@ -330,12 +333,14 @@ def _enough_for_all(asked: Sequence[Allocation]) -> Allocation:
     tasks = max(one.tasks_per_node for one in asked)
     cpus = max(one.tasks_per_node * one.cpus_per_task for one in asked)
     memory = [one.memory_gb for one in asked if one.memory_gb is not None]
+    most = max(asked, key=lambda one: one.gpu_count)
     return Allocation(
         first.partition,
         max(one.nodes for one in asked),
         tasks,
         -(-cpus // tasks),
         sum(memory) if memory else None,
-        first.gpus,
+        most.gpu_count,
+        most.gpus,
         max(one.time_min for one in asked),
     )

@@ -97,7 +97,7 @@ def _jobs(wanted: Sequence[Wanted], site: Site, chain: int) -> list[str]:
 
 def _tasks(request: Request, site: Site) -> str:
     asked = allocation(request, site)
-    gpus = f", {site.gpus_per_node} GPUs a node" if asked.gpus else ""
+    gpus = f", {asked.gpu_count} GPU{'s' * (asked.gpu_count > 1)} a node" if asked.gpus else ""
     return f"{asked.nodes} x {asked.tasks_per_node} tasks, {asked.cpus_per_task} CPUs each{gpus}"
 
 
@@ -110,7 +110,7 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site, 
     ranks = sum(request.nodes * request.tasks_per_node for request in evaluating)
     if cost.hours is not None and ranks:
         hours = cost.hours / ranks
-        gpus = sum(request.nodes for request in evaluating) * site.gpus_per_node
+        gpus = sum(request.nodes * allocation(request, site).gpu_count for request in evaluating)
         asked = f"{hours * gpus:.1f} GPU-hours" if gpus else f"{cost.hours:.1f} rank-hours"
         lines.append(f"Evaluation: {asked}, {hours:.1f} h on {ranks} ranks.")
         if gpus > ranks:
@@ -118,8 +118,8 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site, 
         links = math.ceil(60 * hours / min(request.time_min for request in evaluating))
         if links > chain + 1:
             lines.append(f"  more than one job's limit: --chain {links - 1} submits {links} that follow one another")
-    most = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if _has_gpus(w, site)) * site.gpus_per_node
-    rest = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if not _has_gpus(w, site))
+    most = sum(_node_hours(w) * _gpu_count(w, site) * (1 + _links(w, chain)) for w in wanted)
+    rest = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if not _gpu_count(w, site))
     allowed = [f"{most:.0f} GPU-hours"] * bool(most) + [f"{rest:.0f} node-hours without GPUs"] * bool(rest)
     return [*lines, f"The jobs' limits allow {' and '.join(allowed)} at most; jobs that have nothing to do end."]
 
@@ -129,8 +129,9 @@ def _links(wanted: Wanted, chain: int) -> int:
     return 0 if wanted.request.role is Role.SERIAL else chain
 
 
-def _has_gpus(wanted: Wanted, site: Site) -> bool:
-    return bool(allocation(wanted.request, site).gpus)
+def _gpu_count(wanted: Wanted, site: Site) -> int:
+    """GPUs of a node; of a job with two steps, the larger one's."""
+    return max(allocation(request, site).gpu_count for request in (wanted.request, wanted.beside) if request)
 
 
 def _time_min(wanted: Wanted) -> int:

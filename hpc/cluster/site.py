@@ -123,7 +123,7 @@ class Site(Section):
     exclusive: bool = False
     """Ask for whole nodes (--exclusive)."""
     gpus_per_node: int = Field(0, ge=0)
-    """GPUs to be asked for on every node; 0: none."""
+    """GPUs of a node; 0: none. A job asks for one a process, or for all with `exclusive`."""
     gpu_request: str = "--gres=gpu:{count}"
     """How they are asked for: --gres=gpu:{count}, --gres=gpu:a100:{count} or --gpus-per-node={count}."""
     cpus_per_gpu: int = Field(8, ge=1)

@@ -179,7 +179,14 @@ def test_gpus_may_be_asked_for_by_count_and_kind():
 
 @pytest.mark.parametrize(
     ("changes", "tasks", "cpus"),
-    [({}, 4, 8), ({}, 1, 32), ({"cpus_per_gpu": 3}, 2, 6), ({"cpus_per_task": 5}, 2, 5), ({"gpus_per_node": 0}, 2, 1)],
+    [
+        ({}, 4, 8),
+        ({}, 1, 32),
+        ({"exclusive": False}, 1, 8),
+        ({"cpus_per_gpu": 3}, 2, 6),
+        ({"cpus_per_task": 5}, 2, 5),
+        ({"gpus_per_node": 0}, 2, 1),
+    ],
 )
 def test_the_cpus_of_a_node_are_shared_by_its_tasks_and_told_to_srun_too(changes, tasks, cpus):
     site = GPU_SITE.model_copy(update=changes)

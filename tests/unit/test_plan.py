@@ -15,7 +15,7 @@ from hpc.cluster.journeys import submit_design
 from hpc.cluster.plan import plan_text
 from hpc.cluster.site import known_sites, load_site
 from hpc.cluster.wanted import wanted_jobs
-from promof_hpc.config import DesignConfig, load_config
+from promof_hpc.config import DesignConfig, ScreenConfig, load_config
 from promof_hpc.errors import PromofError, UsageError
 from promof_hpc.store.run_dir import RunDir
 
@@ -75,3 +75,20 @@ def test_a_run_longer_than_a_job_is_told_how_many_must_follow_one_another(paper)
         text = plan_text(RunDir(RUN), paper, site, wanted_jobs(RunDir(RUN), paper, site, "design"))
         told = re.findall(r"--chain (\d+) submits (\d+)", text)
         assert told == ([(str(links - 1), str(links))] if links else [])
+
+
+def test_gpus_are_counted_as_they_are_allocated_and_chains_with_them(paper):
+    """A job of four GPUs a node but one rank asks for one; a job without GPUs costs none; links count as jobs."""
+    site = load_site("modules-openmpi")
+    config = paper.model_copy(update={"farm": paper.farm.model_copy(update={"ranks": 1})})
+    text = plan_text(RunDir(RUN), config, site, wanted_jobs(RunDir(RUN), config, site, "design"), chain=1)
+    assert "promof-evaluate-paper: 1 x 1 tasks, 16 CPUs each, 1 GPU a node, 1440 min, and 1 more that go on" in text
+    assert "Evaluation: 166.7 GPU-hours, 166.7 h on 1 ranks." in text
+    assert f"The jobs' limits allow {2 * 24 * (4 + 1)} GPU-hours at most" in text
+    whole = site.model_copy(update={"exclusive": True})
+    text = plan_text(RunDir(RUN), config, whole, wanted_jobs(RunDir(RUN), config, whole, "design"))
+    assert "Evaluation: 666.7 GPU-hours, 166.7 h on 1 ranks." in text
+    assert "3 of 4 GPUs have no rank: farm.ranks=4 would use all" in text
+    screening = ScreenConfig(library="coremof:2019-ASR", farm={"ranks": 4})
+    text = plan_text(RunDir(RUN), screening, site, wanted_jobs(RunDir(RUN), screening, site, "screen"))
+    assert "limits allow 96 GPU-hours and 12 node-hours without GPUs at most" in text

@@ -251,17 +251,19 @@ def _plan(place: Place, wanted: Sequence[Wanted]) -> str:
 
 def _lines(wanted: Sequence[Wanted], site: Site) -> list[str]:
     """What the jobs ask for, a line each, and what that comes to."""
-    lines, hours = [], 0.0
+    lines, hours, gpu_hours = [], 0.0, 0.0
     for one in wanted:
         asked, tasks = allocation(one.request, site), max(1, one.request.array)
         array = f"{tasks} tasks of an array, " if tasks > 1 else ""
-        gpus = f", {site.gpus_per_node} GPU" if asked.gpus else ""
+        gpus = f", {asked.gpu_count} GPU" if asked.gpus else ""
         after = f", after {', '.join(one.after)}" if one.after else ""
         lines.append(f"{one.request.name}: {array}{asked.cpus_per_task} CPUs{gpus}, {asked.time_min} min{after}")
         hours += tasks * asked.cpus_per_task * asked.time_min / 60
+        gpu_hours += tasks * asked.gpu_count * asked.time_min / 60
     files = list(snapshot_files())
     size = sum((ROOT / file).stat().st_size for file in files) / 1e6
-    return [*lines, f"The limits allow {hours:.0f} CPU-hours at most; jobs that have nothing to do end.",
+    on_gpus = f" and {gpu_hours:.0f} GPU-hours" if gpu_hours else ""
+    return [*lines, f"The limits allow {hours:.0f} CPU-hours{on_gpus} at most; jobs that have nothing to do end.",
             f"Code copied into the folder: {len(files)} files, {size:.0f} MB."]  # fmt: skip
 
 

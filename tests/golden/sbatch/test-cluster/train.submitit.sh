@@ -3,7 +3,7 @@
 # Parameters
 #SBATCH --cpus-per-task=1
 #SBATCH --error='/data/my runs (ü) 100% '"'"'a'"'"'/pore/logs/%j_0_log.err'
-#SBATCH --gres=gpu:2
+#SBATCH --gres=gpu:1
 #SBATCH --job-name=promof-train-pore
 #SBATCH --mem=1024M
 #SBATCH --nodes=2
