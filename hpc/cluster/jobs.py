@@ -44,14 +44,17 @@ class Train:
 
     def __call__(self) -> None:
         """Be one of its processes."""
+        from hpc.cluster.evaluators import Evaluators
         from hpc.training.job import Place, train
 
         job = Job.begin(self.run_dir, "train")
         between_min = job.site.mean_time_between_preemptions_min
+        evaluators = Evaluators(job.run, job.site, job.number, lambda text: job.note("note", text=text))
         place = Place(
             between_deaths_s=between_min and between_min * 60,
             patience_s=job.site.notice_s / 2,
             job_ended=job.is_over,
+            why_nobody=evaluators.why_nobody,
         )
         parting = train(job.run, design_of(job.run), job.requests, place)
         job.leave(parting.asked, parting.why)
