@@ -21,6 +21,7 @@ import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor, nn
 
+from promof_hpc.design.learning.engine import adam_file
 from promof_hpc.errors import PromofError
 from promof_hpc.policy.host_buffers import HostBuffers
 from promof_hpc.store.checkpoint import Write
@@ -112,9 +113,13 @@ class DeepSpeedEngine:
         """See `Engine`; every process must call it.
 
         The same number of processes goes on bit by bit. Another number goes through DeepSpeed's universal format, and
-        where that cannot be made with the weights alone: Adam then begins anew, which is said.
+        where that cannot be made, and where torch's own optimiser was used before, with the weights alone: Adam then
+        begins anew, which is said.
         """
         place = folder / self._name
+        if (folder / adam_file(self._name)).exists():
+            self._forget("torch's own Adam was used before")
+            return
         saved = _read_world(place)
         if saved == {"size": self._size, "stage": self._stage} or (saved["stage"] == self._stage == 0):
             self._load(place)

@@ -53,6 +53,13 @@ def test_another_stage_goes_on_with_the_weights_and_says_so(tmp_path, alone):
         in_processes(1, tmp_path / "run", 1, HALF, STEPS)
 
 
+def test_what_one_process_saved_goes_on_in_several_with_the_weights_and_says_so(tmp_path, alone):
+    train(ALONE, tmp_path / "run", 0, HALF, at_once=None)
+    said = in_processes(2, tmp_path / "run", 1, HALF, STEPS)
+    assert "Adam begins anew with the saved weights, because torch's own Adam was used before" in said["log"]
+    assert said["norms"][0] == pytest.approx(alone["norms"][HALF], rel=1e-5)
+
+
 def test_a_process_that_no_scheduler_started_is_told_so():
     with pytest.raises(PromofError, match=r"no task of a training job.*promof submit"):
         World.here({})

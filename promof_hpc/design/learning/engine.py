@@ -39,6 +39,11 @@ class Engine(Protocol):
         ...
 
 
+def adam_file(name: str) -> str:
+    """Name of the file that an `AdamEngine` of this name keeps."""
+    return f"{name}-adam.pt"
+
+
 class AdamEngine:
     """Adam in one process."""
 
@@ -60,11 +65,11 @@ class AdamEngine:
     def save(self, folder: Path) -> Write:
         """See `Engine`."""
         state = self._buffers.copy(self._optimiser.state_dict())
-        return lambda: torch.save(state, folder / f"{self._name}-adam.pt")
+        return lambda: torch.save(state, folder / adam_file(self._name))
 
     def load(self, folder: Path) -> None:
         """See `Engine`. From what another engine saved only the network goes on: Adam begins anew, which is said."""
-        path = folder / f"{self._name}-adam.pt"
+        path = folder / adam_file(self._name)
         if not path.exists():  # the checkpoint is whole: its manifest names every file
             log.warning("%s: Adam begins anew with the saved weights, because another engine saved them", self._name)
             return
