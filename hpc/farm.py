@@ -49,6 +49,7 @@ POLL_S = 0.005
 SCAN_S = 1.0
 IDLE_SCAN_S = 0.2
 IDLE_POLL_S = 0.05
+SWITCH_S = 0.0005
 TRIPWIRE_WINDOW = 50
 WAIT, LEAVE = "", None
 
@@ -299,6 +300,8 @@ def serve(
     dealer = dealer_thread = None
     if comm.rank == 0:
         dealer = Dealer(run, settings, owner, comm, answers, requests, resident_s)
+        # rank 0's own potential gives the dealer its turn sooner: others wait for it, a dozen turns a batch
+        sys.setswitchinterval(SWITCH_S)
         dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
         dealer_thread.start()
     events = EventLog(run, f"{job}-rank{comm.rank:04d}")

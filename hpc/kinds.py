@@ -5,7 +5,7 @@ from __future__ import annotations
 from promof_hpc.config import DesignConfig, RunConfig, ScreenConfig, load_config
 from promof_hpc.design.campaign.learned import success_ids
 from promof_hpc.errors import UsageError
-from promof_hpc.store.budget import fold
+from promof_hpc.store.budget import all_committed
 from promof_hpc.store.run_dir import RunDir, has_ended, is_ingested, raised_budget
 
 CONFIG_OF_KIND: dict[str, type[RunConfig]] = {
@@ -40,9 +40,9 @@ def design_of(run: RunDir) -> DesignConfig:
 
 
 def is_evaluated(run: RunDir) -> bool:
-    """Whether nothing is left to propose, read or evaluate."""
+    """Whether nothing is left to propose, read or evaluate; quick at any size, since a job asks before it requeues."""
     complete = has_ended(run) if kind_of(run) == "design" else is_ingested(run)
-    return complete and fold(run, config_of(run).budget).finished
+    return complete and all_committed(run)
 
 
 def is_done(run: RunDir) -> bool:
