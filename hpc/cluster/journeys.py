@@ -33,7 +33,7 @@ def submit_design(config: DesignConfig, path: Path, site_name: str, dry_run: boo
 
     site = _site_for(path, site_name)
     if dry_run:
-        return _show(config, path, site, "design", lambda: check_design(config))
+        return _show(config, path, site, "design", lambda: check_design(config), chain)
     run, _ = begin_design(path, config)
     return _hand_over(run, site, chain)
 
@@ -45,7 +45,7 @@ def submit_screen(config: ScreenConfig, path: Path, site_name: str, dry_run: boo
 
     site = _site_for(path, site_name)
     if dry_run:
-        return _show(config, path, site, "screen", lambda: check_library(config.library))
+        return _show(config, path, site, "screen", lambda: check_library(config.library), chain)
     return _hand_over(begin_run(path, config), site, chain)
 
 
@@ -111,10 +111,10 @@ def _site_for(path: Path, name: str) -> Site:
     return load_site(name)
 
 
-def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[[], object]) -> int:
+def _show(config: RunConfig, path: Path, site: Site, kind: str, check: Callable[[], object], chain: int = 0) -> int:
     """Print the plan, then whether everything is there that the run needs."""
     run = RunDir(path.absolute())
-    print(plan_text(run, config, site, wanted_jobs(run, config, site, kind)))
+    print(plan_text(run, config, site, wanted_jobs(run, config, site, kind), chain=chain))
     try:
         check()
     except PromofError as error:
@@ -142,6 +142,6 @@ def _hand_over(run: RunDir, site: Site, chain: int = 0) -> int:
 def _submit_all(run: RunDir, site: Site, chain: int) -> None:
     config = config_of(run)
     wanted = wanted_jobs(run, config, site, kind_of(run))
-    print(plan_text(run, config, site, wanted), end="\n\n")
+    print(plan_text(run, config, site, wanted, chain=chain), end="\n\n")
     for job in submit(run, site, wanted, chain):
         print(f"Submitted {job.name} as job {job.job}.")

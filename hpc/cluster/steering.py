@@ -69,7 +69,7 @@ def resume_jobs(run: RunDir, chain: int = 0) -> int:
             print(job.describe())
         if missing:
             config, site = config_of(run), load_config(Site, run.site)
-            print(plan_text(run, config, site, missing, texts=False))
+            print(plan_text(run, config, site, missing, texts=False, chain=chain))
             for submitted in submit(run, site, missing, chain):
                 print(f"Submitted {submitted.name} as job {submitted.job}.")
         else:

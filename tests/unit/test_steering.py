@@ -264,7 +264,8 @@ def test_stop_now_cancels_what_is_not_over_and_says_so(desk):
     assert not stop_requested(desk.run)
 
 
-def test_of_two_resumes_at_once_one_submits(desk):
+def test_of_two_resumes_at_once_one_submits(desk, monkeypatch):
+    monkeypatch.setattr(submission, "SBATCH_S", 5.0)  # of the second, should it submit
     desk.squeue("CANCELLED")
     body = (desk.slurm.folder / "sbatch").read_text().partition("\n")[2].partition("\n")[2]
     asked, go = desk.slurm.folder / "asked", desk.slurm.folder / "go"
@@ -273,11 +274,12 @@ def test_of_two_resumes_at_once_one_submits(desk):
     first = subprocess.Popen(
         [*COMMAND, "resume", str(desk.run.path)], env=environment, stdout=subprocess.PIPE, text=True
     )
-    wait_for(asked.exists, 60, "the first submission")
-    said = desk.promof("resume", desk.run.path, code=1)
-    assert "Another command is submitting jobs" in said
-    assert "Another command" in desk.promof("retry", desk.run.path, code=1)
-    go.touch()
+    try:
+        wait_for(asked.exists, 60, "the first submission")
+        assert "Another command is submitting jobs" in desk.promof("resume", desk.run.path, code=1)
+        assert "Another command is submitting jobs" in desk.promof("retry", desk.run.path, code=1)
+    finally:
+        go.touch()
     assert "as job 102" in first.communicate(timeout=60)[0]
     assert "Nothing was submitted" in desk.promof("resume", desk.run.path)
     assert desk.submitted() == ["101", "102"]
@@ -347,10 +349,12 @@ def _submit(desk: Desk, tmp_path: Path, *words: object, code: int = 0) -> str:
 
 def test_a_chain_is_submitted_again_with_what_it_belongs_to(slurm, tmp_path):
     desk = Desk(RunDir(tmp_path / "new"), slurm)
-    _submit(desk, tmp_path, "--chain", 1)  # reads, evaluates, goes on
+    assert "2 more that go on" in _submit(desk, tmp_path, "--chain", 2, "--dry-run")
+    assert "1 more that go on" in _submit(desk, tmp_path, "--chain", 1)  # reads, evaluates, goes on
     assert desk.submitted() == ["101", "102", "103"]
     slurm.states(_101="RUNNING", _102="CANCELLED", _103="CANCELLED")
     said = _submit(desk, tmp_path, "--chain", 2)
+    assert "2 more that go on" in said
     assert desk.submitted()[3:] == ["104", "105", "106"]
     assert "afterany:101" in slurm.scripts[3]
     assert ["PROMOF_CHAINED_AFTER" in script for script in slurm.scripts[3:]] == [False, True, True]
