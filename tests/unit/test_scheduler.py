@@ -105,13 +105,13 @@ def test_words_of_slurm_are_understood(word, state):
 
 
 def test_a_new_word_is_unknown_and_told_once(caplog, slurm):
-    slurm.says("squeue", "1|FROBNICATED|0|0|None|\n2|FROBNICATED|0|0|None|\n3|REQUEUE+|0|0|None|\n")
+    slurm.says("squeue", "1|TWIDDLED|0|0|None|\n2|TWIDDLED|0|0|None|\n3|REQUEUE+|0|0|None|\n")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             seen = slurm.scheduler().states(["1", "2", "3"])
-    assert seen["1"] == Seen(JobState.UNKNOWN, "Slurm says 'FROBNICATED'", None, 0)
+    assert seen["1"] == Seen(JobState.UNKNOWN, "Slurm says 'TWIDDLED'", None, 0)
     assert seen["3"].state is JobState.UNKNOWN  # REQUEUED, REQUEUE_FED or REQUEUE_HOLD
-    assert [("FROBNICATED" in text, "REQUEUE+" in text) for text in caplog.messages] == [(True, False), (False, True)]
+    assert [("TWIDDLED" in text, "REQUEUE+" in text) for text in caplog.messages] == [(True, False), (False, True)]
 
 
 # how sacct may be, by the modes of case C040, and what is then said of a job that squeue does not list
