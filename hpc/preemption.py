@@ -1,8 +1,9 @@
 """What signals ask of a job: a handler only notes it, and the job stops where it loses nothing.
 
 USR2 comes a while before the end (time limit, or preemption where the site sends it): stop, and be queued again once.
-TERM comes with little time left, from whoever: stop and save, and never queue again by ourselves. A job that ends by
-itself after TERM counts as completed, so where Slurm is to requeue a preempted job the processes wait to be killed.
+Learning goes on for half of that while, since the round in hand would be lost. TERM comes with little time left, from
+whoever: stop and save, and never queue again by ourselves. A job that ends by itself after TERM counts as completed, so
+where Slurm is to requeue a preempted job the processes wait to be killed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from hpc.training.world import World
 from promof_hpc.design.learning.team import ALONE
 from promof_hpc.errors import PromofError
-from tests.integration.training_ranks import STEPS, in_processes, train
+from tests.integration.training_ranks import STEPS, in_processes, start, train
 
 HALF = STEPS // 2
 
@@ -58,6 +58,13 @@ def test_what_one_process_saved_goes_on_in_several_with_the_weights_and_says_so(
     said = in_processes(2, tmp_path / "run", 1, HALF, STEPS)
     assert "Adam begins anew with the saved weights, because torch's own Adam was used before" in said["log"]
     assert said["norms"][0] == pytest.approx(alone["norms"][HALF], rel=1e-5)
+
+
+def test_what_presses_one_process_stops_all_after_the_same_step(tmp_path):
+    start(2, tmp_path, 1, HALF)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        f"stopped-{rank}": f"REQUEUE after {HALF}" for rank in (0, 1)
+    }
 
 
 def test_a_process_that_no_scheduler_started_is_told_so():

@@ -1,4 +1,6 @@
-"""A process of the trainings of test_deepspeed.py: `python -m tests.integration.training_ranks FOLDER STAGE A B`."""
+"""A process of the trainings of test_deepspeed.py: `python -m tests.integration.training_ranks FOLDER STAGE A B`, or
+`FOLDER STAGE N` for one whose last rank is asked for what is pressing once it has taken N steps.
+"""
 
 import json
 import os
@@ -10,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hpc.training.team import DeepSpeedTeam
+from hpc.preemption import Asked, Interrupted
+from hpc.training.team import DeepSpeedTeam, Stops
 from hpc.training.world import World
 from promof_hpc.config import TrainingSettings
 from promof_hpc.design.learning.team import own_rows
@@ -52,8 +55,8 @@ def train(team, folder: Path, begin: int, end: int, at_once: int = 2) -> dict:
     return {"norms": norms, "weights": nn.utils.parameters_to_vector(net.parameters()).tolist()}
 
 
-def in_processes(size: int, folder: Path, *numbers: int) -> dict:
-    """What the first of `size` processes said."""
+def start(size: int, folder: Path, *numbers: int) -> list[str]:
+    """Have `size` processes come to a good end; what each logged."""
     environment = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     command = [sys.executable, "-m", "tests.integration.training_ranks", str(folder), *map(str, numbers)]
     ranks = [
@@ -64,8 +67,13 @@ def in_processes(size: int, folder: Path, *numbers: int) -> dict:
     ]
     errors = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * size, errors
-    _, begin, end = numbers
-    return {**json.loads((folder / f"said-{begin}-{end}.json").read_text()), "log": errors[0]}
+    return errors
+
+
+def in_processes(size: int, folder: Path, stage: int, begin: int, end: int) -> dict:
+    """What the first of `size` processes said."""
+    log, *_ = start(size, folder, stage, begin, end)
+    return {**json.loads((folder / f"said-{begin}-{end}.json").read_text()), "log": log}
 
 
 def _free_port() -> int:
@@ -84,6 +92,24 @@ def main(folder: Path, stage: int, begin: int, end: int) -> None:
     team.leave()
 
 
+def press(folder: Path, stage: int, after: int) -> None:
+    """Take steps until interrupted, which is written down; only the last rank is asked to stop."""
+    world, taken = World.here(), 0
+
+    def pressing() -> Asked:
+        return Asked.REQUEUE if world.rank == world.size - 1 and taken + 1 >= after else Asked.NOTHING
+
+    team = DeepSpeedTeam(world, TrainingSettings(zero_stage=stage, meeting_min=1.0), Stops(pressing=pressing))
+    net = network()
+    engine = team.engine("toy", net, 1e-2, 0.5)
+    try:
+        for taken in range(STEPS):
+            engine.step(losses(net, taken, team, 2))
+    except Interrupted as interrupted:
+        (folder / f"stopped-{team.rank}").write_text(f"{interrupted.asked.name} after {taken + 1}")
+    team.leave()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), *(int(x) for x in sys.argv[2:5]))
+    (main if len(sys.argv) == 5 else press)(Path(sys.argv[1]), *(int(x) for x in sys.argv[2:]))
