@@ -69,7 +69,7 @@ class Dealer:
 
     Attributes:
         requests: what signals asked of this rank.
-        resident_s: seconds without work after which the ranks leave; 0: as soon as nothing is left to do.
+        idle_s: without work, after which the ranks leave; 0: as soon as nothing is left to do.
         rounds: what is not committed yet of each round that has been seen.
         unfinished: at the last look a batch was not committed (another job may hold it).
         complete: no other round will come.
@@ -84,7 +84,7 @@ class Dealer:
     comm: MPI.Comm
     answers: MPI.Comm
     requests: Requests
-    resident_s: float = 0.0
+    idle_s: float = 0.0
     in_hand: dict[str, int] = field(default_factory=dict)
     heard: dict[int, float] = field(default_factory=dict)
     waiting: list[BatchPlan] = field(default_factory=list)
@@ -147,8 +147,8 @@ class Dealer:
                 return plan.name
         if self.in_hand or self.unfinished:
             return WAIT  # a suspect may come back, another job may die: stay until all is committed
-        if self.complete or time.monotonic() - self.idle_since >= self.resident_s:
-            idle = Parting(Asked.IDLE, f"nothing to do for {self.resident_s / 60:g} min")
+        if self.complete or time.monotonic() - self.idle_since >= self.idle_s:
+            idle = Parting(Asked.IDLE, f"nothing to do for {self.idle_s / 60:g} min")
             self._drain(Parting() if self.complete else idle)
             return LEAVE
         return WAIT
@@ -251,8 +251,21 @@ class Heart:
             raise Dropped
 
 
+@dataclass(frozen=True)
+class Stay:
+    """How long ranks stay at most.
+
+    Attributes:
+        idle_s: without work; 0: they leave as soon as nothing is left to do.
+        drain_s: with the batch in hand once they were asked to stop, where `farm.drain_s` is not shorter.
+    """
+
+    idle_s: float = 0.0
+    drain_s: float = math.inf
+
+
 def serve(
-    run: RunDir, requests: Requests, resident_s: float = 0.0, missed: Callable[[], None] | None = None
+    run: RunDir, requests: Requests, stay: Stay = Stay(), missed: Callable[[], None] | None = None
 ) -> tuple[int, Parting]:
     """Be one rank of the farm until all leave together.
 
@@ -299,13 +312,13 @@ def serve(
     settings = worker.config.farm
     dealer = dealer_thread = None
     if comm.rank == 0:
-        dealer = Dealer(run, settings, owner, comm, answers, requests, resident_s)
+        dealer = Dealer(run, settings, owner, comm, answers, requests, stay.idle_s)
         # rank 0's own potential gives the dealer its turn sooner: others wait for it, a dozen turns a batch
         sys.setswitchinterval(SWITCH_S)
         dealer_thread = threading.Thread(target=_serve, args=(dealer,), name="dealer", daemon=True)
         dealer_thread.start()
     events = EventLog(run, f"{job}-rank{comm.rank:04d}")
-    _work(comm, answers, worker, events, Heart(comm, run, requests, settings.drain_s))
+    _work(comm, answers, worker, events, Heart(comm, run, requests, min(settings.drain_s, stay.drain_s)))
     if dealer_thread is not None:
         dealer_thread.join()
     said = dealer.parting if dealer is not None else None
@@ -378,11 +391,11 @@ def _work(comm: MPI.Comm, answers: MPI.Comm, worker: Worker, events: EventLog, h
 
 
 def run_rank(
-    run: RunDir, requests: Requests, resident_s: float, missed: Callable[[], None] | None = None
+    run: RunDir, requests: Requests, stay: Stay, missed: Callable[[], None] | None = None
 ) -> tuple[int, Parting]:
     """`serve`, and the end of all ranks if this one fails: left alone, the others would wait for it for ever."""
     try:
-        return serve(run, requests, resident_s, missed)
+        return serve(run, requests, stay, missed)
     except Exception:
         log.exception("this rank failed")
         from mpi4py import MPI
@@ -391,17 +404,17 @@ def run_rank(
         raise
 
 
-def main(run: RunDir, resident_s: float) -> int:
+def main(run: RunDir, stay: Stay) -> int:
     """A rank that was started by an MPI launcher, this machine's or a job's; returns its exit code."""
     relay, missed = Relay.here(), None
     if relay is not None:
         relay.tell(Word.BEGUN)
         missed = partial(relay.tell, Word.MISSED)
-    code, parting = run_rank(run, Requests(), resident_s, missed)
+    code, parting = run_rank(run, Requests(), stay, missed)
     if relay is not None and code == 0:
         relay.tell_parting(parting)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(RunDir.open(Path(sys.argv[1])), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+    sys.exit(main(RunDir.open(Path(sys.argv[1])), Stay(*map(float, sys.argv[2:]))))

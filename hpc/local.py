@@ -36,13 +36,13 @@ class Incomplete(Exception):
 class Farm:
     """The local ranks of a run: started when they are needed, started again after a death, ended with the block."""
 
-    def __init__(self, run: RunDir, ranks: int, resident_s: float = 0.0):
+    def __init__(self, run: RunDir, ranks: int, idle_s: float = 0.0):
         """A farm without processes yet.
 
         Args:
-            resident_s: seconds that ranks stay without work; 0: they leave when nothing is left to do.
+            idle_s: seconds that ranks stay without work; 0: they leave when nothing is left to do.
         """
-        self._run, self._ranks, self._resident_s = run, ranks, resident_s
+        self._run, self._ranks, self._idle_s = run, ranks, idle_s
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths, self._ended = 0, -1
 
@@ -72,7 +72,7 @@ class Farm:
         if code == 0:
             raise Incomplete
         self._count_deaths()
-        self._process = start_farm(self._run, self._ranks, self._resident_s)
+        self._process = start_farm(self._run, self._ranks, self._idle_s)
 
     def leave(self, tick: Callable[[], None], within_s: float = math.inf) -> None:
         """Wait until the ranks have left, as they do when the work is done or a stop was asked for."""
@@ -120,9 +120,9 @@ def run_to_the_end(run: RunDir, ranks: int, tick: Callable[[], None]) -> int:
     return DONE
 
 
-def start_farm(run: RunDir, ranks: int, resident_s: float = 0.0) -> subprocess.Popen[bytes]:
+def start_farm(run: RunDir, ranks: int, idle_s: float = 0.0) -> subprocess.Popen[bytes]:
     """Start `ranks` MPI ranks in a session of their own, so that a Ctrl-C reaches only us."""
-    farm = [sys.executable, "-m", "hpc.farm", str(run.path), str(resident_s)]
+    farm = [sys.executable, "-m", "hpc.farm", str(run.path), str(idle_s)]
     command = [_mpiexec(), "-n", str(ranks), *farm] if ranks > 1 else farm
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PROMOF_LAUNCHER": str(os.getpid()),
                    "PROMOF_RANKS": str(ranks)}  # fmt: skip

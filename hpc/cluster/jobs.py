@@ -74,7 +74,7 @@ class Evaluate:
         Raises:
             PromofError: no rank can work (the run's events say why), or a screening has not been read yet.
         """
-        from hpc.farm import run_rank
+        from hpc.farm import Stay, run_rank
 
         job = Job.begin(self.run_dir, "evaluate")
         if kind_of(job.run) != "design" and not is_ingested(job.run):
@@ -82,13 +82,13 @@ class Evaluate:
                 f"The library of {job.run.path} has not been read; `promof resume` submits what is missing."
             )
         beside = BESIDE_VARIABLE in os.environ  # in a training job's allocation, which lasts as long as that does
-        resident_s = math.inf if beside else job.site.idle_min * 60
+        stay = Stay(math.inf if beside else job.site.idle_min * 60, job.site.notice_s / 2)
         if LAUNCHER_VARIABLE in os.environ:
             meeting_s = config_of(job.run).farm.meeting_s
-            code, parting = launch_ranks(job.run, job.requests, resident_s, meeting_s, job.missed)
+            code, parting = launch_ranks(job.run, job.requests, stay, meeting_s, job.missed)
         else:
             os.environ["PROMOF_RANKS"] = os.environ["SLURM_NTASKS"]
-            code, parting = run_rank(job.run, job.requests, resident_s, job.missed)
+            code, parting = run_rank(job.run, job.requests, stay, job.missed)
         if code and parting.asked is Asked.NOTHING:
             raise PromofError(_why_ended(job.run, code))
         if parting.asked is Asked.NOTHING and job.rank == 0:

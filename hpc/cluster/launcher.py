@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from hpc.cluster.batch_script import LAUNCHER_VARIABLE
+from hpc.farm import Stay
 from hpc.preemption import Asked, Parting, Requests
 from hpc.relay import VARIABLE, Relay, Word
 from promof_hpc.errors import PromofError
@@ -25,7 +26,7 @@ END_S = 10.0  # from SIGTERM, which a launcher passes on to other nodes, to SIGK
 
 
 def launch_ranks(
-    run: RunDir, requests: Requests, resident_s: float, meeting_s: float, missed: Callable[[], None]
+    run: RunDir, requests: Requests, stay: Stay, meeting_s: float, missed: Callable[[], None]
 ) -> tuple[int, Parting]:
     """Start the ranks and stay until they have left; they drain when this process was asked to stop, or dies.
 
@@ -44,7 +45,7 @@ def launch_ranks(
     shutil.rmtree(relay.folder, ignore_errors=True)  # of an earlier start
     relay.folder.mkdir()
     environment = {**os.environ, "PROMOF_RANKS": words[words.index("-n") + 1], VARIABLE: str(relay.folder)}
-    command = [*words, sys.executable, "-m", "hpc.farm", str(run.path), str(resident_s)]
+    command = [*words, sys.executable, "-m", "hpc.farm", str(run.path), str(stay.idle_s), str(stay.drain_s)]
     farm = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + meeting_s
     try:

@@ -38,7 +38,8 @@ class FarmSettings(Section):
     hang_s: float = Field(1800.0, gt=0)
     """A rank that has not taken a step for so long is ended, and its batch becomes a suspect."""
     drain_s: float = Field(30.0, ge=0)
-    """After a stop signal ranks finish the batch in hand if it takes no longer than this, else drop it uncharged."""
+    """After a stop signal ranks finish the batch in hand if it takes no longer than this, else drop it uncharged.
+    On a cluster they take half of the site's notice at most."""
     meeting_s: float = Field(300.0, gt=0)
     """Ranks that have not found each other after this are ended; on a cluster their job is queued again."""
     claim_expiry_s: float = Field(300.0, gt=0)

@@ -12,6 +12,7 @@ import pytest
 from hpc.cluster.jobs import Evaluate
 from hpc.cluster.launcher import launch_ranks
 from hpc.cluster.site import load_site
+from hpc.farm import Stay
 from hpc.preemption import Asked, Parting
 from promof_hpc.config import dump_config
 from promof_hpc.errors import PromofError
@@ -59,8 +60,8 @@ def _run(path: Path, potential: str, *settings, count: int = 6) -> RunDir:
     return run
 
 
-def _launch(run, requests, resident_s=0.0, meeting_s=120.0, missed=lambda: None):
-    return launch_ranks(run, requests, resident_s, meeting_s, missed)
+def _launch(run, requests, idle_s=0.0, meeting_s=120.0, missed=lambda: None):
+    return launch_ranks(run, requests, Stay(idle_s), meeting_s, missed)
 
 
 def test_ranks_that_have_done_everything_say_so(tmp_path, requests):
@@ -73,7 +74,7 @@ def test_ranks_that_have_done_everything_say_so(tmp_path, requests):
 def test_ranks_without_work_leave_idle_and_say_why(tmp_path, requests):
     run = _run(tmp_path / "run", "Slow", count=2)
     run.ingested.unlink()  # more may come
-    assert _launch(run, requests, resident_s=3.0) == (0, Parting(Asked.IDLE, "nothing to do for 0.05 min"))
+    assert _launch(run, requests, idle_s=3.0) == (0, Parting(Asked.IDLE, "nothing to do for 0.05 min"))
 
 
 def test_the_tripwire_does_not_look_like_done(tmp_path, requests):
