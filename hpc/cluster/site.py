@@ -160,7 +160,8 @@ class Site(Section):
     max_submissions_per_hour: int = Field(30, ge=1)
     """Jobs that may be submitted in an hour; more than these are refused, whatever asks for them."""
     poll_s: float = Field(SHORTEST_POLL_S, gt=0)
-    """Seconds between two questions to the scheduler by all promof commands of a user together; 60 at least."""
+    """Seconds between two questions to the scheduler by all promof commands of a user together; 60 at least. What a
+    person orders (resume, retry, stop) asks anew, at most once in 10 s."""
 
     @property
     def notice_s(self) -> float:
