@@ -48,7 +48,7 @@ def test_a_campaign_under_uma_spends_its_budget(user, tmp_path):
     options, run = _staged(user, config, tmp_path), RunDir(tmp_path / "run")
     site = tmp_path / "scratch.yaml"
     site.write_text((SITES / "test-cluster.yaml").read_text() + f"\nscratch: {tmp_path}/$SLURMD_NODENAME\n")
-    user.promof("submit", "design", config, *options, "--site", site, "--run", run.path)
+    user.promof("submit", "design", config, "--potential", "uma", *options, "--site", site, "--run", run.path)
     ends_exactly(run, BUDGET)
     assert _judges(run) == "uma-omat"
     assert len(list(tmp_path.glob("*/promof-*/*/potential-*/uma.pt"))) >= 2  # a copy for each node of the evaluators
@@ -64,7 +64,7 @@ def test_a_screening_under_uma_ends(user, tmp_path):
         "farm": {"ranks": 4, "batch_structures": 2},
     }))  # fmt: skip
     options, run = _staged(user, config, tmp_path), RunDir(tmp_path / "run")
-    words = ["--config", config, *options, "--site", "test-cluster", "--run", run.path]
+    words = ["--config", config, "--potential", "uma", *options, "--site", "test-cluster", "--run", run.path]
     user.promof("submit", "screen", "coremof:2019-ASR", *words)
     wait_for(lambda: is_done(run), 400, "the end of the screening")
     assert _judges(run) == "uma-omat"
