@@ -67,12 +67,14 @@ class Seen:
         reason: why it waits or ended, in Slurm's words; of an UNKNOWN one why nothing is known.
         exit_code: of the batch script, minus the signal that ended it; None: not known, or it has not ended.
         restarts: how often it was requeued; None: not known.
+        cluster: of a GONE one, whose controller says so; it is right about its own jobs only.
     """
 
     state: JobState
     reason: str = ""
     exit_code: int | None = None
     restarts: int | None = None
+    cluster: str = ""
 
     @property
     def held(self) -> bool:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from hpc.cluster.batch_script import BESIDE_VARIABLE, CHAIN_VARIABLE, LAUNCHER_VARIABLE
 from hpc.cluster.chain import may_go_on
+from hpc.cluster.job_state import JobState
 from hpc.cluster.launcher import launch_ranks
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
@@ -59,6 +60,7 @@ class Train:
         parting = train(job.run, design_of(job.run), job.requests, place)
         job.leave(parting.asked, parting.why)
         if job.rank == 0:
+            evaluators.call_back()
             _report(job.run)
 
 
@@ -206,8 +208,11 @@ class Job:
         raise PromofError(why)
 
     def is_over(self, job: str) -> bool:
-        """Whether the scheduler knows for certain that another job has ended."""
-        return not job.startswith("local-") and Scheduler().states([job])[job].final
+        """Whether the scheduler knows for certain that another job has ended; what it never knew may live elsewhere."""
+        if job.startswith("local-"):
+            return False
+        seen = Scheduler().states([job])[job]
+        return seen.final and seen.state is not JobState.GONE
 
     def is_done(self) -> bool:
         """Whether another start would find nothing to do."""
@@ -241,7 +246,8 @@ class Job:
 
     def _may_come_back(self) -> bool:
         """Whether another start would find something to do, and is this process's to ask for."""
-        beside = BESIDE_VARIABLE in os.environ  # one that trains, which may need the time that is left to save
+        # one that trains asks itself, and may need what time is left to save; once training has ended nobody else asks
+        beside = BESIDE_VARIABLE in os.environ and not is_evaluated(self.run)
         return not (beside or stop_requested(self.run) or self.is_done())
 
     def _requeue(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from hpc.cluster.job_state import JobState, Seen
 from hpc.cluster.scheduler import CachedScheduler, Scheduler
 from hpc.cluster.site import Site
 from hpc.cluster.submission import Submitted, record_of, submissions
+from hpc.preemption import Asked
 from promof_hpc.config import load_config
 from promof_hpc.store.events import Event, read_events
 from promof_hpc.store.run_dir import RunDir
@@ -21,7 +24,6 @@ ASK_ANEW_S = 10.0  # for what a person orders now, a word from before is worth l
 TROUBLE = {
     "requeue_failed": "it could not requeue itself ({}): `promof resume` submits what is missing",
     "missed": "its processes did not find each other (farm.meeting_s){}",
-    "chain_ends": "it did not go on where the job before it ended, because {}",
 }
 
 
@@ -108,30 +110,46 @@ def jobs_of(run: RunDir, anew: bool = False) -> list[JobView]:
 
 
 def _if_ours(run: RunDir, submitted: Submitted, seen: Seen) -> Seen:
-    """Where a site hides other users' jobs, its controller says of them that there are none."""
-    if seen.state is not JobState.GONE or record_of(run, submitted.job).stat().st_uid == os.getuid():
+    """A controller says that there is no such job also of another cluster's, and of other users' where a site hides
+    these.
+    """
+    if seen.state is not JobState.GONE:
         return seen
-    return Seen(JobState.UNKNOWN, "another user submitted it, and the controller says nothing about it")
+    if record_of(run, submitted.job).stat().st_uid != os.getuid():
+        return Seen(JobState.UNKNOWN, "another user submitted it, and the controller says nothing about it")
+    if seen.cluster != submitted.cluster or not seen.cluster:
+        there, here = submitted.cluster or "a cluster that is not on record", seen.cluster or "another one"
+        return Seen(JobState.UNKNOWN, f"it was submitted to {there}, and {here} was asked")
+    return seen
 
 
 def _view(submitted: Submitted, events: Sequence[Event], seen: Seen) -> JobView:
-    leads = submitted.role.partition(" ")[0]  # of a job with two steps the first one decides
+    leads, _, second = submitted.role.partition(" and ")  # of a job with two steps the first one decides
+    beside = {e["restart"] for e in events if second and e["role"] == second and e["event"] == "job_leaves"}
     events = [e for e in events if e["role"] in (leads, "chain", "ingest")]
     began = [e for e in events if e["event"] == "job_began"]
     last = began[-1] if began else None
     since = [e for e in events if last is None or e["restart"] == last["restart"]]
-    left = [e for e in since if e["event"] == "job_leaves"]
+    # the second step may have a second potential to ask when the first one has done its work
+    left = [e for e in since if e["event"] == "job_leaves"
+            and (not second or e["asked"] != Asked.NOTHING.name or e["restart"] in beside)]  # fmt: skip
+    declined = [e for e in since if e["event"] == "chain_ends"]
     trouble = [TROUBLE[e["event"]].format(e.get("why", "")) for e in since if e["event"] in TROUBLE]
     view = JobView(submitted, None, "", "", 0, trouble[-1] if trouble else "", seen)
     if left:
         view = replace(view, left=str(left[-1]["asked"]), why=str(left[-1].get("why", "")))
+    if declined:
+        why = f"it did not go on where the job before it ended, because {declined[-1]['why']}"
+        view = replace(view, left=Asked.LEAVE.name, why=why)
     return replace(view, began_s=float(last["time_s"]), restarts=int(last["restart"])) if last else view
 
 
 def scheduler_cache() -> Path:
-    """What the scheduler said last, shared by all `promof` commands of a user."""
+    """What the scheduler said last, shared by all `promof` commands of a user on this machine."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "promof" / "scheduler.json"
+    # a home may be shared by clusters whose jobs have the same ids: a machine belongs to one, or to that of SLURM_CONF
+    asks = hashlib.sha256(f"{socket.gethostname()} {os.environ.get('SLURM_CONF', '')}".encode()).hexdigest()[:12]
+    return Path(base) / "promof" / f"scheduler-{asks}.json"
 
 
 def log_files(run: RunDir, failed_only: bool) -> list[Path]:

@@ -54,6 +54,7 @@ class Limits:
     Attributes:
         max_array: tasks of an array at most.
         user_signal: a preempted job gets the signal of its --signal.
+        cluster: its name.
     """
 
     max_array: int | None = None
@@ -62,6 +63,7 @@ class Limits:
     preempt_type: str = ""
     user_signal: bool | None = None
     version: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ class Scheduler:
         told = {job: of_job(job, on_account) for job in wanted if of_job(job, in_queue) is None}
         left_open = dict.fromkeys(_root(job) for job, seen in told.items() if not _settled(seen))
         gone = set() if queued.why else self._gone(list(left_open))
+        cluster = self.limits().cluster if gone else ""
         return {
-            job: of_job(job, in_queue) or _unlisted(told[job], _root(job) in gone, bool(queued.why), why)
+            job: of_job(job, in_queue)
+            or _unlisted(told[job], cluster if _root(job) in gone else None, bool(queued.why), why)
             for job in wanted
         }
 
@@ -151,6 +155,7 @@ class Scheduler:
             found.get("PreemptType", ""),
             "preempt_send_user_signal" in parameters if "PreemptMode" in found else None,
             found.get("SLURM_VERSION", ""),
+            found.get("ClusterName", ""),
         )
 
     def cancel(self, job_ids: Sequence[str]) -> str:
@@ -221,10 +226,11 @@ def _settled(accounted: Seen | None) -> bool:
     return accounted is not None and accounted.final and accounted.state not in REQUEUED_OR_OVER
 
 
-def _unlisted(accounted: Seen | None, gone: bool, squeue_failed: bool, why: str) -> Seen:
-    """What is known of a job that squeue does not list."""
-    if gone and not (accounted and accounted.final):
-        return Seen(JobState.GONE, "the controller knows it no more")
+def _unlisted(accounted: Seen | None, gone_from: str | None, squeue_failed: bool, why: str) -> Seen:
+    """What is known of a job that squeue does not list; `gone_from` is the cluster that knows no such job."""
+    gone = gone_from is not None
+    if gone_from is not None and not (accounted and accounted.final):
+        return Seen(JobState.GONE, "the controller knows it no more", cluster=gone_from)
     if accounted is None:
         return Seen(JobState.UNKNOWN, why or "neither squeue nor sacct knows it")
     believed = accounted.state not in REQUEUED_OR_OVER if squeue_failed else _settled(accounted)
@@ -311,7 +317,8 @@ class _Memory:
 
 
 def _seen_of(content: Mapping[str, Any]) -> Seen:
-    return Seen(JobState(content["state"]), str(content["reason"]), content["exit_code"], content["restarts"])
+    exit_code, restarts = content["exit_code"], content["restarts"]
+    return Seen(JobState(content["state"]), str(content["reason"]), exit_code, restarts, content["cluster"])
 
 
 @contextlib.contextmanager

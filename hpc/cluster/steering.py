@@ -73,7 +73,10 @@ def resume_jobs(run: RunDir, chain: int = 0) -> int:
             for submitted in submit(run, site, missing, chain):
                 print(f"Submitted {submitted.name} as job {submitted.job}.")
         else:
-            print("Nothing was submitted: of the jobs that the run needs none is known to be over.")
+            print(
+                "Nothing was submitted: of the jobs that the run needs none is known to be over. Where they are "
+                "ending, ask again in a moment."
+            )
     if chain and alive:
         print("--chain counts for what is submitted now; jobs that were there already get no further links.")
     return DONE
@@ -88,6 +91,9 @@ def _release(job: JobView) -> None:
 def retry_failed(path: Path) -> int:
     """Submit again the jobs that failed, and no others."""
     run = RunDir.open(path)
+    if is_done(run):
+        print(f"{run.path} is done.")
+        return DONE
     with no_other_submits(run):
         newest = {job.submitted.name: job for job in jobs_of(run, anew=True)}
         failed = [name for name, job in newest.items() if job.failed]

@@ -26,6 +26,8 @@ from promof_hpc.store.shard import list_names, publish_text, replace_text
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
+OF_TASKS = ("PMI", "HYDRA", "OMPI_COMM_WORLD_", "MPI_LOCAL", "PALS_", "SUBMITIT_", "RANK", "LOCAL_RANK", "WORLD_SIZE",
+            "LOCAL_WORLD_SIZE", "MASTER_")  # fmt: skip
 HOUR_S = 3600.0
 SBATCH_S = 300.0  # a busy controller takes a job minutes after it was asked to, and nobody would know of it
 
@@ -42,6 +44,7 @@ class Submitted:
     tasks_per_node: int
     time_min: int
     code: str
+    cluster: str = ""  # where it is not on record, Slurm's word that there is no such job is not believed
 
 
 def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) -> list[Submitted]:
@@ -57,14 +60,15 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     check_rate(run, site, len(wanted) + sum(links))
     code = take_snapshot(run)
     make_place(run, site)
+    cluster = Scheduler().limits().cluster
     done: list[Submitted] = []
     for one, following in zip(wanted, links, strict=True):
         before = tuple(s.job for s in done if s.name in one.after)
         first = replace(one, request=replace(one.request, after=(*one.request.after, *before)))
-        done.append(_submit(run, with_code(site, code), first, code.name))
+        done.append(_submit(run, with_code(site, code), first, code.name, cluster))
         for _ in range(following):
             link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))
-            done.append(_submit(run, with_code(site, code), link, code.name))
+            done.append(_submit(run, with_code(site, code), link, code.name, cluster))
     return done
 
 
@@ -88,17 +92,17 @@ def submissions(run: RunDir) -> list[Submitted]:
     return sorted(found, key=lambda s: (s.time_s, s.job))
 
 
-def _submit(run: RunDir, site: Site, wanted: Wanted, code: str) -> Submitted:
+def _submit(run: RunDir, site: Site, wanted: Wanted, code: str, cluster: str) -> Submitted:
     request = wanted.request
     with without_slurm():
         job = _by_submitit(run, site, wanted) if wanted.beside is None else _by_sbatch(run, site, wanted)
-    return put_on_record(run, job, request, wanted.what, code)
+    return put_on_record(run, job, request, wanted.what, code, cluster)
 
 
-def put_on_record(run: RunDir, job: str, request: Request, what: str, code: str) -> Submitted:
+def put_on_record(run: RunDir, job: str, request: Request, what: str, code: str, cluster: str = "") -> Submitted:
     """Remember a job that was submitted."""
     submitted = Submitted(job, request.name, what, time.time(), request.nodes, request.tasks_per_node,
-                          request.time_min, code)  # fmt: skip
+                          request.time_min, code, cluster)  # fmt: skip
     publish_text(record_of(run, job), json.dumps(asdict(submitted)))
     return submitted
 
@@ -196,8 +200,13 @@ def _refused(request: Request, said: str) -> PromofError:
 
 @contextmanager
 def without_slurm() -> Iterator[None]:
-    """Submit as if from a shell of one's own: what an allocation or a user's defaults set would win over the script."""
-    hidden = {k: v for k, v in os.environ.items() if k.startswith(("SBATCH_", "SLURM_")) and k != "SLURM_CONF"}
+    """Submit as if from a shell of one's own: what an allocation or a user's defaults set would win over the script.
+
+    What is a task's own (its rank, what it is chained to) the new job's tasks would take for theirs.
+    """
+    of_tasks = OF_TASKS if "SLURM_JOB_ID" in os.environ else ()
+    names = [n for n in os.environ if n.startswith(("SBATCH_", "SLURM_", "PROMOF_", *of_tasks)) and n != "SLURM_CONF"]
+    hidden = {name: os.environ[name] for name in names}
     for name in hidden:
         del os.environ[name]
     try:

@@ -12,7 +12,7 @@ from promof_hpc.report.campaign_status import campaign_status, is_campaign, seco
 from promof_hpc.store.budget import Budget, fold, issued
 from promof_hpc.store.claims import is_led, live_claims
 from promof_hpc.store.events import Event, read_events
-from promof_hpc.store.run_dir import RunDir, how_ended, stop_requested
+from promof_hpc.store.run_dir import RunDir, how_ended, is_ingested, stop_requested
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def snapshot(run: RunDir, budget: int | None, claim_expiry_s: float = 300.0) -> 
         rounds.append({"round": number, "batches": len(asked.plans), "committed": len(committed)})
     ranks = _ranks_at_work(run, events, claim_expiry_s)
     left = cost_left * seconds / cost_done / max(ranks, 1) if cost_done else None
-    state = "done" if folded.finished else "stopping" if stop_requested(run) else "running" if ranks else "idle"
+    done = folded.finished and is_ingested(run)
+    state = "done" if done else "stopping" if stop_requested(run) else "running" if ranks else "idle"
     found = Snapshot(entries, dict(refused), folded, left, ranks, state, rounds)
     return _of_campaign(run, found, events, claim_expiry_s) if is_campaign(run) else found
 

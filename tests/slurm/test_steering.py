@@ -48,6 +48,7 @@ def _submitted(said: str) -> list[int]:
 
 
 def test_jobs_that_preemption_cancels_are_submitted_again_by_resume(cluster, user, run, config, tmp_path):
+    cluster.send_user_signal_at_preemption(False)  # with it they would requeue themselves
     site = _site(tmp_path, partition="fragile", preempts="cancel")
     jobs = _submitted(user.promof("submit", "design", config, "--site", site, "--run", run.path))
     wait_for(lambda: committed(run) > 2, 180, "some batches")

@@ -77,6 +77,13 @@ def test_a_step_beside_one_that_trains_leaves_the_requeue_to_it(job, slurm, monk
     assert not slurm.calls("scontrol")
 
 
+def test_once_training_has_ended_the_step_beside_it_queues_the_job_again(job, slurm, monkeypatch):
+    monkeypatch.setenv("PROMOF_BESIDE", "train")
+    monkeypatch.setattr("hpc.cluster.jobs.is_evaluated", lambda run: True)
+    assert _leaves(job, Asked.REQUEUE) == ("REQUEUE", "asked to stop")
+    assert slurm.calls("scontrol") == ["requeue 7"]
+
+
 def test_ranks_without_work_end_well_and_say_why(job, slurm):
     assert _leaves(job, Asked.IDLE, "nothing to do for 30 min") == ("IDLE", "nothing to do for 30 min")
     assert not slurm.calls("scontrol")

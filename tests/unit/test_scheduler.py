@@ -17,7 +17,11 @@ from hpc.cluster.scheduler import ASKED_TOGETHER, CachedScheduler, Limits, Sched
 from tests.processes import wait_for
 from tests.slurm_commands import SlurmCommands
 
-NO_SUCH_JOB = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+CONFIG = "ClusterName = promof"
+NO_SUCH_JOB = (
+    f"[ \"$2\" = config ] && echo '{CONFIG}' && exit; "
+    "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+)
 NOT_THERE = "neither squeue nor sacct knows it"
 SHOWN = (
     "JobId=12 JobName=a name with EndTime in it UserId=me(1) JobState=FAILED Reason=launch failed requeued held "
@@ -157,11 +161,11 @@ def test_what_slurm_may_requeue_is_over_where_squeue_lists_it_or_the_controller_
     seen = slurm.scheduler().states(["1", "2", "3"])
     assert [one.state.value for one in seen.values()] == [state, "PENDING", state]
     assert [one.final for one in seen.values()] == [True, False, True]
-    assert slurm.calls("scontrol") == ["show job --oneliner 3"]
+    assert slurm.calls("scontrol") == ["show job --oneliner 3", "show config"]
     slurm.write("squeue", "exit 1")
     seen = slurm.scheduler().states(["3"])["3"]
     assert (seen.state, seen.reason) == (JobState.UNKNOWN, f"squeue did not answer, and sacct still says {state}")
-    assert len(slurm.calls("scontrol")) == 1
+    assert len(slurm.calls("scontrol")) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -169,7 +173,7 @@ def test_a_job_is_gone_where_the_controller_itself_knows_it_no_more(slurm, mode)
     slurm.write("sacct", MODES[mode][0])
     slurm.write("scontrol", NO_SUCH_JOB)
     seen = slurm.scheduler(1.0 if mode == "slow" else 20.0).states(["4711"])["4711"]
-    assert seen == Seen(JobState.GONE, "the controller knows it no more")
+    assert seen == Seen(JobState.GONE, "the controller knows it no more", cluster="promof")
     assert seen.final
 
 
@@ -187,10 +191,11 @@ def test_a_controller_is_not_asked_where_squeue_is_silent_and_once_for_the_tasks
     slurm.write("scontrol", NO_SUCH_JOB)
     seen = slurm.scheduler().states(["5_0", "5_1", "6"])
     assert [one.state.value for one in seen.values()] == ["GONE"] * 3
-    assert sorted(slurm.calls("scontrol")) == ["show job --oneliner 5", "show job --oneliner 6"]
+    asked = ["show config", "show job --oneliner 5", "show job --oneliner 6"]
+    assert sorted(slurm.calls("scontrol")) == asked
     slurm.write("squeue", "exit 1")
     assert slurm.scheduler().states(["5_0"])["5_0"].state is JobState.UNKNOWN
-    assert len(slurm.calls("scontrol")) == 2
+    assert len(slurm.calls("scontrol")) == len(asked)
 
 
 def test_a_controller_that_does_not_answer_is_not_asked_about_every_job(slurm):

@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 import hpc.cluster.submission as submission
 import hpc.inspection as inspection
 from hpc.cli import app
-from hpc.cluster.overview import ASK_ANEW_S, scheduler_cache
+from hpc.cluster.overview import ASK_ANEW_S, jobs_of, scheduler_cache
 from hpc.cluster.scheduler import Scheduler
 from hpc.cluster.site import Site
-from hpc.cluster.submission import no_other_submits, submissions, submit
+from hpc.cluster.submission import no_other_submits, submissions, submit, without_slurm
 from hpc.cluster.wanted import wanted_jobs
 from hpc.kinds import config_of, design_of
 from hpc.runs import open_same
 from promof_hpc.config import DesignConfig, ScreenConfig, dump_config, load_config
 from promof_hpc.errors import PromofError, UsageError
+from promof_hpc.report.status import snapshot
 from promof_hpc.store.events import EventLog
 from promof_hpc.store.run_dir import RunDir, raise_budget, request_stop, stop_requested
 from promof_hpc.store.shard import publish_text, replace_text
@@ -31,7 +32,7 @@ from tests.commands import COMMAND, ENVIRONMENT
 from tests.processes import wait_for
 from tests.runs import lennard_jones_run
 from tests.unit.test_folder_journeys import Slurm
-from tests.unit.test_scheduler import MODES, NO_SUCH_JOB
+from tests.unit.test_scheduler import CONFIG, MODES, NO_SUCH_JOB
 
 SITE = Site(private_cluster=True, poll_s=0.001, max_submissions_per_hour=9)
 DEADLINE_S = 1.0  # of every question here; a command asks a few times
@@ -98,6 +99,7 @@ def slurm(tmp_path, monkeypatch):
 def desk(tmp_path, slurm):
     run = lennard_jones_run(tmp_path / "run", "Slow", 4)
     publish_text(run.site, dump_config(SITE))
+    slurm.says("scontrol", CONFIG)
     desk = Desk(run, slurm)
     assert "as job 101" in desk.promof("resume", run.path)
     return desk
@@ -187,6 +189,13 @@ def test_what_a_controller_hides_of_another_user_is_not_taken_as_gone(desk, monk
     assert desk.submitted() == ["101"]
 
 
+def test_what_another_cluster_does_not_know_is_not_taken_as_gone(desk):
+    desk.slurm.write("scontrol", NO_SUCH_JOB.replace("promof", "elsewhere"))
+    assert "it was submitted to promof, and elsewhere was asked" in desk.promof("status", desk.run.path)
+    assert "Nothing was submitted" in desk.promof("resume", desk.run.path)
+    assert desk.submitted() == ["101"]
+
+
 @pytest.mark.parametrize("state", ["TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"])
 def test_a_job_that_ended_badly_with_exit_code_0_has_failed(desk, state):
     (desk.run.logs / "101_0_log.err").write_text("the last words\n")
@@ -212,6 +221,14 @@ def test_ranks_that_left_for_want_of_work_are_over_while_slurm_still_ends_their_
     said = desk.promof("status", desk.run.path)
     assert "evaluate job 101: left: nothing to do for 30 min" in said
     assert "as job 102" in desk.promof("resume", desk.run.path)
+
+
+def test_a_link_that_did_not_go_on_has_not_failed_whatever_slurm_forgets(desk):
+    desk.slurm.write("scontrol", NO_SUCH_JOB)
+    told = "evaluate job 101: left: it did not go on where the job before it ended, because the run is done"
+    EventLog(desk.run, "101-chain").write("chain_ends", role="chain", job="101", restart=0, why="the run is done")
+    assert told in desk.promof("status", desk.run.path)
+    assert "No job has failed." in desk.promof("logs", desk.run.path, "--failed")
 
 
 @pytest.mark.parametrize(("why", "told"), [("", "left: the run was to stop"), ("a rank hangs", "left: a rank hangs")])
@@ -315,6 +332,43 @@ def test_two_steps_in_one_job_are_submitted_and_found_alike(slurm, tmp_path, mon
     slurm.write("sbatch", f'echo "$1" >"{script}"\n/bin/sleep 60')
     slurm.write("squeue", f'read s <"{script}"; echo "102|$s"')
     assert [one.job for one in submit(run, site, wanted_jobs(run, config, site, "design"))] == ["102"]
+
+
+def test_a_job_of_two_steps_is_at_work_until_both_have_left(slurm, tmp_path):
+    site = SITE.model_copy(update={"layout": "one_job"})
+    config = load_config(DesignConfig, None, ["budget=64", "evaluation.potential.name=lennard-jones"])
+    run = _begun(tmp_path / "run", config, "design")
+    submit(run, site, wanted_jobs(run, config, site, "design"))
+    slurm.says("squeue", "101|RUNNING|0|0|None|\n")
+
+    def note(role: str, event: str, **content: object) -> None:
+        EventLog(run, f"101-{role}").write(event, role=role, job="101", restart=0, **content)
+
+    for role in ("train", "evaluate"):
+        note(role, "job_began", host="n1", tasks=1, allocated_s=time.time())
+    note("train", "job_leaves", asked="NOTHING", why="")
+    assert not jobs_of(run)[0].over  # the ranks may have a second potential to ask
+    note("evaluate", "job_leaves", asked="NOTHING", why="")
+    assert jobs_of(run)[0].over
+
+
+def test_what_is_submitted_from_within_a_job_takes_nothing_of_its_task(monkeypatch):
+    for name in ("PROMOF_CHAINED_AFTER", "PMI_RANK", "RANK", "SLURM_JOB_ID", "SBATCH_PARTITION"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    before = dict(os.environ)
+    with without_slurm():
+        left = {name for name in before if name not in os.environ}
+        assert os.environ["SLURM_CONF"] == "/etc/slurm/slurm.conf"
+    assert left >= {"PROMOF_CHAINED_AFTER", "PMI_RANK", "RANK", "SLURM_JOB_ID", "SBATCH_PARTITION"}
+    assert dict(os.environ) == before
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with without_slurm():
+        assert os.environ["PMI_RANK"] == "7"  # a user's own, on a login node
+
+
+def test_a_library_that_nobody_has_read_yet_is_not_done(slurm, tmp_path):
+    assert snapshot(_begun(tmp_path / "run", ScreenConfig(library="demo"), "screen"), None).state == "idle"
 
 
 def test_a_job_that_nobody_knows_of_is_said_to_be_unknown_or_not_taken(desk, monkeypatch):

@@ -11,10 +11,12 @@ from hpc.cluster.job_state import JobState, Seen
 from hpc.cluster.site import load_site
 from hpc.cluster.submission import no_other_submits
 from hpc.training.waiting import Watch
+from promof_hpc.config import dump_config
 from promof_hpc.errors import PromofError
 from promof_hpc.store.claims import Owner, claim, release
 from promof_hpc.store.events import EventLog
 from promof_hpc.store.run_dir import RunDir
+from promof_hpc.store.shard import publish_text
 
 IDLE_S = 1800.0
 
@@ -64,6 +66,7 @@ def _job(left="", state=JobState.RUNNING, role="evaluate"):
 @pytest.fixture
 def scene(run, clock, monkeypatch):
     """Evaluators with `jobs` that the test sets; `submitted` and `told` are what they did."""
+    publish_text(run.site, dump_config(load_site("generic")))
     scene = SimpleNamespace(run=run, jobs=[], submitted=[], told=[])
     wanted = [SimpleNamespace(request=SimpleNamespace(role=role)) for role in (Role.TRAIN, Role.EVALUATE)]
 
@@ -98,7 +101,21 @@ def test_what_cannot_be_submitted_ends_the_wait_with_the_reason(scene, monkeypat
 
     monkeypatch.setattr(evaluators, "submit", submit)
     scene.jobs = [_job("IDLE", JobState.COMPLETED)]
-    assert "could not be submitted: Slurm did not take it" in scene.evaluators.why_nobody(60.0)
+    assert scene.evaluators.why_nobody(60.0) == ""  # the next try may succeed
+    assert "could not be submitted: Slurm did not take it" in scene.evaluators.why_nobody(IDLE_S)
+
+
+def test_when_training_has_ended_ranks_that_idled_are_called_back_for_what_is_left(scene, monkeypatch):
+    scene.jobs = [_job("IDLE", JobState.COMPLETED)]
+    monkeypatch.setattr(evaluators, "is_done", lambda run: True)
+    scene.evaluators.call_back()
+    assert not scene.submitted
+    monkeypatch.setattr(evaluators, "is_done", lambda run: False)
+    scene.evaluators.call_back()
+    assert scene.submitted == [Role.EVALUATE]
+    scene.jobs = [_job(state=JobState.RUNNING)]
+    scene.evaluators.call_back()
+    assert scene.submitted == [Role.EVALUATE]
 
 
 def test_while_somebody_else_submits_nothing_is_submitted(scene):
@@ -116,7 +133,7 @@ def test_where_no_evaluate_job_is_left_the_wait_ends_after_a_while(scene, job):
     scene.jobs = [job] if job else []
     assert scene.evaluators.why_nobody(IDLE_S - 1) == ""
     why = scene.evaluators.why_nobody(IDLE_S)
-    assert why == "no rank has evaluated anything for 30 min and no evaluate job is left"
+    assert why == "no rank has evaluated anything for 30 min, and no evaluate job is known to wait or work"
     assert not scene.submitted
 
 
@@ -139,7 +156,7 @@ def test_ranks_beside_training_are_started_again_by_the_script_unless_they_left(
     events.write("job_leaves", job="7", role="evaluate", asked="LEAVE", why="more than half ended in nan")
     assert scene.evaluators.why_nobody(1e6) == ""
     clock[0] += IDLE_S
-    assert "no evaluate job is left (more than half ended in nan)" in scene.evaluators.why_nobody(IDLE_S)
+    assert "is known to wait or work (more than half ended in nan)" in scene.evaluators.why_nobody(IDLE_S)
 
 
 def test_the_minutes_are_the_sites(scene):
