@@ -91,10 +91,14 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], section: str = 
 
 
 def _with_processes_of(config: RunConfig, begun: RunConfig) -> RunConfig:
-    """What `_fixed` leaves out, but the budget, of one configuration, and everything else of the other."""
-    changed: dict[str, Any] = {"farm": begun.farm.model_copy(update={"ranks": config.farm.ranks})}
-    if isinstance(config, DesignConfig):
-        changed["training"] = config.training
+    """What `_fixed` leaves out, but the budget, of one configuration as far as it says so itself, since a default is no
+    wish, and everything else of the other.
+    """
+    ranks = {"ranks": config.farm.ranks} if "ranks" in config.farm.model_fields_set else {}
+    changed: dict[str, Any] = {"farm": begun.farm.model_copy(update=ranks)}
+    if isinstance(config, DesignConfig) and isinstance(begun, DesignConfig):
+        said = {key: getattr(config.training, key) for key in config.training.model_fields_set}
+        changed["training"] = begun.training.model_copy(update=said)
     return begun.model_copy(update=changed)
 
 
