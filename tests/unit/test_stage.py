@@ -276,8 +276,9 @@ def test_the_command_prints_the_place_and_nothing_else(staged, tmp_path):
     assert re.fullmatch(r"promof stage: Nothing is staged in .*; run `promof stage` first.\n", done.stderr)
 
 
-def test_when_the_task_that_copies_is_killed_the_next_takes_over(staged, tmp_path):
-    node = tmp_path / "node"
+def test_when_the_task_that_copies_is_killed_the_next_takes_over(sources, tmp_path):
+    (sources / "uma.pt").write_bytes(os.urandom(MEGABYTE) * 256)  # takes longer than from one look to the next
+    staged, node = stage(campaign(sources), tmp_path / "shared"), tmp_path / "node"
     first = start(ASK, staged.target, node, **STEP)
     wait_for(lambda: list(node.rglob(".*.tmp")), 30, "the copy to begin")
     first.kill()
