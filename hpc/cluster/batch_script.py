@@ -314,7 +314,7 @@ def _context(requests: Sequence[Request], site: Site) -> dict[str, Any]:
         "name": first.name,
         "run": first.run,
         "logs": RunDir(first.run).logs,
-        "job": _enough_for_all(asked),
+        "job": enough_for_all(asked),
         "steps": {request.role.value: step for request, step in zip(requests, asked, strict=True)},
         "array": f"0-{first.array - 1}%{first.array_concurrency or first.array}" if first.array > 1 else "",
         "dependency": _dependency(first),
@@ -327,7 +327,7 @@ def _context(requests: Sequence[Request], site: Site) -> dict[str, Any]:
     }
 
 
-def _enough_for_all(asked: Sequence[Allocation]) -> Allocation:
+def enough_for_all(asked: Sequence[Allocation]) -> Allocation:
     """One allocation in which each of these fits by itself, with memory for all: steps share it (srun --overlap)."""
     first = asked[0]
     tasks = max(one.tasks_per_node for one in asked)

@@ -87,7 +87,7 @@ def _jobs(wanted: Sequence[Wanted], site: Site, chain: int) -> list[str]:
     for one in wanted:
         beside = f"; beside it {_tasks(one.beside, site)}" if one.beside else ""
         after = f", after {', '.join(one.after)}" if one.after else ""
-        time_min, links = _time_min(one), _links(one, chain)
+        time_min, links = one.allocation(site).time_min, one.links(chain)
         followed = f", and {links} more that go on where it ended" if links else ""
         lines.append(f"{one.request.name}: {_tasks(one.request, site)}{beside}, {time_min} min{after}{followed}")
         if time_min < SHORT_MIN:
@@ -105,8 +105,7 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site, 
     budget = "the whole library" if config.budget is None else f"{config.budget} evaluations"
     left = "not known before it is read" if cost.left is None else f"{cost.left} left"
     lines = [f"Budget: {budget}, {left}.", f"Basis: {cost.basis}."]
-    steps = [request for w in wanted for request in (w.request, w.beside) if request is not None]
-    evaluating = [request for request in steps if request.role == "evaluate"]
+    evaluating = [step for one in wanted for step in one.steps if step.role is Role.EVALUATE]
     ranks = sum(request.nodes * request.tasks_per_node for request in evaluating)
     if cost.hours is not None and ranks:
         hours = cost.hours / ranks
@@ -118,30 +117,14 @@ def _costs(cost: Cost, config: RunConfig, wanted: Sequence[Wanted], site: Site, 
         links = math.ceil(60 * hours / min(request.time_min for request in evaluating))
         if links > chain + 1:
             lines.append(f"  more than one job's limit: --chain {links - 1} submits {links} that follow one another")
-    most = sum(_node_hours(w) * _gpu_count(w, site) * (1 + _links(w, chain)) for w in wanted)
-    rest = sum(_node_hours(w) * (1 + _links(w, chain)) for w in wanted if not _gpu_count(w, site))
+    most = rest = 0.0
+    for one in wanted:
+        job = one.allocation(site)
+        hours = (1 + one.links(chain)) * job.nodes * job.time_min / 60
+        most += hours * job.gpu_count
+        rest += 0 if job.gpu_count else hours
     allowed = [f"{most:.0f} GPU-hours"] * bool(most) + [f"{rest:.0f} node-hours without GPUs"] * bool(rest)
     return [*lines, f"The jobs' limits allow {' and '.join(allowed)} at most; jobs that have nothing to do end."]
-
-
-def _links(wanted: Wanted, chain: int) -> int:
-    """Jobs that follow this one."""
-    return 0 if wanted.request.role is Role.SERIAL else chain
-
-
-def _gpu_count(wanted: Wanted, site: Site) -> int:
-    """GPUs of a node; of a job with two steps, the larger one's."""
-    return max(allocation(request, site).gpu_count for request in (wanted.request, wanted.beside) if request)
-
-
-def _time_min(wanted: Wanted) -> int:
-    """Of a job with two steps, the longer one's."""
-    return max(wanted.request.time_min, wanted.beside.time_min if wanted.beside else 0)
-
-
-def _node_hours(wanted: Wanted) -> float:
-    nodes = max(wanted.request.nodes, wanted.beside.nodes if wanted.beside else 0)
-    return nodes * _time_min(wanted) / 60
 
 
 def _disk(cost: Cost, config: RunConfig) -> list[str]:

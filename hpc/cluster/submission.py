@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.cluster.batch_script import Request, Role, parameters, python_command
+from hpc.cluster.batch_script import Request, parameters, python_command
 from hpc.cluster.scheduler import Scheduler, alone
 from hpc.cluster.site import Site
 from hpc.cluster.snapshot import take_snapshot
@@ -56,17 +56,16 @@ def submit(run: RunDir, site: Site, wanted: Sequence[Wanted], chain: int = 0) ->
     Raises:
         PromofError: too many submissions within an hour, or Slurm refuses a job (with its words).
     """
-    links = [0 if one.request.role is Role.SERIAL else chain for one in wanted]
-    check_rate(run, site, len(wanted) + sum(links))
+    check_rate(run, site, sum(1 + one.links(chain) for one in wanted))
     code = take_snapshot(run)
     make_place(run, site)
     cluster = Scheduler().limits().cluster
     done: list[Submitted] = []
-    for one, following in zip(wanted, links, strict=True):
+    for one in wanted:
         before = tuple(s.job for s in done if s.name in one.after)
         first = replace(one, request=replace(one.request, after=(*one.request.after, *before)))
         done.append(_submit(run, with_code(site, code), first, code.name, cluster))
-        for _ in range(following):
+        for _ in range(one.links(chain)):
             link = replace(one, request=replace(one.request, after=(done[-1].job,), chained=True))
             done.append(_submit(run, with_code(site, code), link, code.name, cluster))
     return done

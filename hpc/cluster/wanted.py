@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpc.cluster.batch_script import Request, Role, Template, render, sbatch_text, usual_request
+from hpc.cluster.batch_script import (
+    Allocation,
+    Request,
+    Role,
+    Template,
+    allocation,
+    enough_for_all,
+    render,
+    sbatch_text,
+    usual_request,
+)
 from hpc.cluster.jobs import Evaluate, Fit, Ingest, IngestReference, Train
 from hpc.cluster.site import Site
 from hpc.kinds import is_evaluated
@@ -36,15 +46,28 @@ class Wanted:
     beside: Request | None = None
 
     @property
+    def steps(self) -> tuple[Request, ...]:
+        """The one or two of which it consists."""
+        return (self.request,) if self.beside is None else (self.request, self.beside)
+
+    @property
     def what(self) -> str:
         """In words."""
-        return str(self.request.role) if self.beside is None else f"{self.request.role} and {self.beside.role}"
+        return " and ".join(step.role for step in self.steps)
+
+    def links(self, chain: int) -> int:
+        """How many jobs follow it where each that trains or evaluates is to be followed by `chain` further ones."""
+        return 0 if self.request.role is Role.SERIAL else chain
+
+    def allocation(self, site: Site) -> Allocation:
+        """What it asks of a site for all of its steps."""
+        return enough_for_all([allocation(step, site) for step in self.steps])
 
     def script(self, site: Site) -> str:
         """What is submitted."""
         if self.beside is None:
             return sbatch_text(self.request, site)
-        return render(Template.ONE_JOB, (self.request, self.beside), site)
+        return render(Template.ONE_JOB, self.steps, site)
 
 
 def wanted_jobs(run: RunDir, config: RunConfig, site: Site, kind: str) -> list[Wanted]:

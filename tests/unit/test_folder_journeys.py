@@ -72,8 +72,8 @@ class Slurm(SlurmCommands):
         self.says("squeue", "".join(f"{job[1:]}|{state}|0|0|None|\n" for job, state in states.items()))
 
 
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
+def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """These in place of all other commands, and nothing remembered of what Slurm said."""
     folder = tmp_path / "bin"
     folder.mkdir()
     commands = Slurm(folder)
@@ -81,6 +81,11 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return commands
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    return at_hand(tmp_path, monkeypatch)
 
 
 @pytest.fixture

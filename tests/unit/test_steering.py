@@ -31,7 +31,7 @@ from promof_hpc.store.shard import publish_text, replace_text
 from tests.commands import COMMAND, ENVIRONMENT
 from tests.processes import wait_for
 from tests.runs import lennard_jones_run
-from tests.unit.test_folder_journeys import Slurm
+from tests.unit.test_folder_journeys import Slurm, at_hand
 from tests.unit.test_scheduler import CONFIG, MODES, NO_SUCH_JOB
 
 SITE = Site(private_cluster=True, poll_s=0.001, max_submissions_per_hour=9)
@@ -83,13 +83,8 @@ class Desk:
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    commands = Slurm(folder)
-    commands.start()
+    commands = at_hand(tmp_path, monkeypatch)
     commands.says("scancel", "")
-    monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Scheduler.__init__, "__defaults__", (DEADLINE_S, None))
     monkeypatch.setattr(inspection, "WATCH_S", 0.02)
     return commands
